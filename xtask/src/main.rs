@@ -1,1 +1,44 @@
-fn main() {}
+//! Every developer command of Xylem: `cargo xtask help` lists them.
+//!
+//! Each command first makes sure, by itself, that what it needs is there ([`setup`]), so that a
+//! fresh machine needs no preparation and no two commands in a certain order.
+
+mod command;
+mod ebpf;
+mod linker;
+mod packages;
+mod setup;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Developer commands of Xylem")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Find or install what the other commands need; says what it does and why
+    Setup,
+    /// Build the kernel programs into target/bpf/xylem.o
+    BuildEbpf,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Task::Setup => setup::run().map(drop),
+        Task::BuildEbpf => setup::run().and_then(|tools| ebpf::build(&tools)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `cargo xtask build-ebpf`: the kernel programs, as one object that the daemons embed.
+
+use std::{env, fs, path::PathBuf, process::Command};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    command::{run, without_cargo_environment, workspace},
+    setup::Tools,
+};
+
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Compiler and linker flags of the kernel programs; the only place for them.
+///
+/// `--btf` needs debug information. `v3` (kernel 5.1 and later) has 32-bit registers and all
+/// jumps, so that bounds survive in forms the verifier understands.
+const FLAGS: [&str; 5] = [
+    "-Cdebuginfo=2",
+    "-Cpanic=abort",
+    "-Clink-arg=--btf",
+    "-Clink-arg=--cpu=v3",
+    concat!("--cfg=bpf_target_arch=\"", "x86_64", "\""),
+];
+
+/// Where the daemons' build scripts look for the object.
+pub(crate) fn object() -> PathBuf {
+    workspace().join("target/bpf/xylem.o")
+}
+
+/// Builds the object and replaces the copy at [`object`] only if it became another, so that what
+/// embeds it is not built again for nothing.
+pub(crate) fn build(tools: &Tools) -> Result<()> {
+    let target_folder = workspace().join("target/bpf");
+    run(&mut cargo_for_bpf(tools, "build")).context("the kernel programs do not build")?;
+
+    let built = target_folder.join(TARGET).join("release/xylem");
+    let new = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let object = object();
+    if fs::read(&object).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    let partial = target_folder.join("xylem.o.partial");
+    fs::write(&partial, &new)
+        .and_then(|()| fs::rename(&partial, &object))
+        .with_context(|| format!("cannot write {}", object.display()))
+}
+
+/// A cargo command on `net-ebpf` with its own compiler, in its own target folder, since another
+/// compiler's files would make cargo build everything again at each turn.
+pub(crate) fn cargo_for_bpf(tools: &Tools, subcommand: &str) -> Command {
+    let mut command = Command::new(&tools.toolchain.cargo);
+    without_cargo_environment(&mut command);
+    let mut path = vec![tools.linker.program.with_file_name("")];
+    path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    command
+        .current_dir(workspace())
+        .env("RUSTC", &tools.toolchain.rustc)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
+        .env("PATH", env::join_paths(path).expect("came apart at the separators"))
+        .env("LD_LIBRARY_PATH", &tools.linker.library_path)
+        .args([subcommand, "--release", "-Zbuild-std=core", "--target", TARGET])
+        .args(["--package", "net-ebpf", "--target-dir", "target/bpf"]);
+    command
+}

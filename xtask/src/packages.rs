@@ -1,0 +1,78 @@
+//! Debian packages that the developer commands need.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{output, run};
+
+/// A package and the reason that is told when it is installed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Package {
+    pub(crate) name: &'static str,
+    pub(crate) why: &'static str,
+}
+
+/// The compiler for the kernel programs; only where no other fits.
+pub(crate) const BPF_COMPILER: [Package; 3] = [
+    Package { name: "rustc-web", why: "compiles the kernel programs" },
+    Package { name: "cargo-web", why: "drives that compiler" },
+    Package { name: "rust-web-src", why: "sources of `core`, built for the BPF target" },
+];
+
+/// What demo and tests run or link with.
+pub(crate) const TOOLS: [Package; 2] = [
+    Package { name: "docker-registry", why: "the registry that workers of tests and demo pull from" },
+    Package { name: "libc6-dev", why: "static libc, for the image of the demo application" },
+];
+
+/// Installs those of `wanted` that are missing.
+pub(crate) fn ensure(wanted: &[Package]) -> Result<()> {
+    let missing = missing(wanted)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for package in &missing {
+        eprintln!("setup: installing {}: {}", package.name, package.why);
+    }
+    let names: Vec<_> = missing.iter().map(|package| package.name).collect();
+    let by_hand = format!(
+        "apt-get update && apt-get install --no-install-recommends {}",
+        names.join(" ")
+    );
+    if !nix::unistd::geteuid().is_root() {
+        bail!("installing packages needs root; run this command as root, or first: {by_hand}");
+    }
+    run(&mut apt_get(&["update", "-qq"]))
+        .context("the package lists could not be fetched; check the network and the sources")?;
+    // Never at the price of removing what someone else installed.
+    let mut install = apt_get(&["install", "-y", "-qq", "--no-install-recommends", "--no-remove"]);
+    run(install.args(&names)).with_context(|| {
+        format!("the packages could not be installed; see what apt says to: {by_hand}")
+    })
+}
+
+fn missing(wanted: &[Package]) -> Result<Vec<Package>> {
+    if !Path::new("/usr/bin/dpkg-query").exists() || !Path::new("/usr/bin/apt-get").exists() {
+        let names: Vec<_> = wanted.iter().map(|p| format!("{} ({})", p.name, p.why)).collect();
+        bail!(
+            "this is not a Debian system; Debian 12 is what setup knows. Needed are the \
+             equivalents of: {}",
+            names.join(", ")
+        );
+    }
+    let mut query = Command::new("/usr/bin/dpkg-query");
+    query.args(["--show", "--showformat", "${Package} ${db:Status-Status}\n"]);
+    let installed = output(&mut query)?;
+    let is_there = |package: &Package| {
+        installed.lines().any(|line| line.split_once(' ') == Some((package.name, "installed")))
+    };
+    Ok(wanted.iter().copied().filter(|package| !is_there(package)).collect())
+}
+
+/// `RUNLEVEL=1` keeps packages from starting services at installation.
+fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = Command::new("/usr/bin/apt-get");
+    command.env("RUNLEVEL", "1").env("DEBIAN_FRONTEND", "noninteractive").args(arguments);
+    command
+}
