@@ -1,0 +1,55 @@
+//! The translation table: what a service IP means.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Value of the map `services`, keyed by service IP or instance IP.
+#[repr(C)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Service {
+    /// [`Policy`].
+    pub policy: u32,
+    /// Index of this address's counters, name, cursor and (for policies that choose) lookup
+    /// table.
+    pub slot: u32,
+    /// The instance, for [`Policy::Instance`]; else 0.
+    pub instance: u32,
+    pub _pad: u32,
+}
+
+/// How an instance is chosen for a new flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Policy {
+    RoundRobin = 1,
+    Closest = 2,
+    Underutilized = 3,
+    Affinity = 4,
+    /// The address is that of one instance.
+    Instance = 5,
+}
+
+impl Policy {
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw {
+            1 => Some(Self::RoundRobin),
+            2 => Some(Self::Closest),
+            3 => Some(Self::Underutilized),
+            4 => Some(Self::Affinity),
+            5 => Some(Self::Instance),
+            _ => None,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::Closest => "closest",
+            Self::Underutilized => "underutilized",
+            Self::Affinity => "affinity",
+            Self::Instance => "instance",
+        }
+    }
+}
+
+crate::map_type!(Service);

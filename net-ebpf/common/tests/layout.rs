@@ -1,0 +1,38 @@
+//! Sizes and offsets of everything that is pinned. A change here needs a new `LAYOUT_VERSION`.
+
+use std::mem::{offset_of, size_of};
+
+use net_common::*;
+
+#[test]
+fn the_layout_is_that_of_its_version() {
+    assert_eq!(LAYOUT_VERSION, 1);
+    let sizes = [
+        ("Addr", size_of::<Addr>(), 16),
+        ("Config", size_of::<Config>(), 32),
+        ("Counter", size_of::<Counter>(), 16),
+        ("Traffic", size_of::<Traffic>(), 48),
+        ("Endpoint", size_of::<Endpoint>(), 48),
+        ("Event", size_of::<Event>(), 48),
+        ("FlowKey", size_of::<FlowKey>(), 44),
+        ("Flow", size_of::<Flow>(), 96),
+        ("Instance", size_of::<Instance>(), 88),
+        ("Node", size_of::<Node>(), 40),
+        ("PeerKey", size_of::<PeerKey>(), 20),
+        ("Service", size_of::<Service>(), 16),
+    ];
+    for (name, size, expected) in sizes {
+        assert_eq!(size, expected, "size of {name}");
+    }
+    assert_eq!(offset_of!(Config, service_net_v4), 24);
+    assert_eq!(offset_of!(Traffic, last_used_ns), 40);
+    assert_eq!(offset_of!(Endpoint, ifindex), 32);
+    assert_eq!(offset_of!(Event, packet_len), 40);
+    assert_eq!(offset_of!(FlowKey, origin), 36);
+    assert_eq!(offset_of!(Flow, src), 32);
+    assert_eq!(offset_of!(Flow, csum_delta), 64);
+    assert_eq!(offset_of!(Flow, flags), 88);
+    assert_eq!(offset_of!(Instance, node), 64);
+    assert_eq!(offset_of!(Node, state), 20);
+    assert_eq!(offset_of!(Service, slot), 4);
+}
