@@ -107,6 +107,15 @@ pub struct WorkerRoom {
     /// MB
     pub free_memory: f64,
     pub free_vgpus: u32,
+    /// CPUs of the machine, reserved or not; 0 = not said.
+    #[serde(default)]
+    pub total_vcpus: f64,
+    /// MB, reserved or not; 0 = not said.
+    #[serde(default)]
+    pub total_memory: f64,
+    /// Instances placed on the worker.
+    #[serde(default)]
+    pub instances: u32,
     pub cpu_percent: f64,
     pub memory_percent: f64,
     pub architecture: String,
