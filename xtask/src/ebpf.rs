@@ -15,13 +15,9 @@ const TARGET: &str = "bpfel-unknown-none";
 ///
 /// `--btf` needs debug information. `v3` (kernel 5.1 and later) has 32-bit registers and all
 /// jumps, so that bounds survive in forms the verifier understands.
-const FLAGS: [&str; 5] = [
-    "-Cdebuginfo=2",
-    "-Cpanic=abort",
-    "-Clink-arg=--btf",
-    "-Clink-arg=--cpu=v3",
-    concat!("--cfg=bpf_target_arch=\"", "x86_64", "\""),
-];
+///
+/// More of the linker's options go in as `-Clink-arg=--…` (`bpf-linker --help`).
+const FLAGS: [&str; 4] = ["-Cdebuginfo=2", "-Cpanic=abort", "-Ctarget-cpu=v3", "-Clink-arg=--btf"];
 
 /// Where the daemons' build scripts look for the object.
 pub(crate) fn object() -> PathBuf {
@@ -51,13 +47,16 @@ pub(crate) fn build(tools: &Tools) -> Result<()> {
 pub(crate) fn cargo_for_bpf(tools: &Tools, subcommand: &str) -> Command {
     let mut command = Command::new(&tools.toolchain.cargo);
     without_cargo_environment(&mut command);
+    // aya-ebpf knows the registers of the machine whose kernel runs the programs by this.
+    let architecture = format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH);
+    let flags: Vec<_> = FLAGS.iter().copied().chain([architecture.as_str()]).collect();
     let mut path = vec![tools.linker.program.with_file_name("")];
     path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     command
         .current_dir(workspace())
         .env("RUSTC", &tools.toolchain.rustc)
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env("PATH", env::join_paths(path).expect("came apart at the separators"))
         .env("LD_LIBRARY_PATH", &tools.linker.library_path)
         .args([subcommand, "--release", "-Zbuild-std=core", "--target", TARGET])

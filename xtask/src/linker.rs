@@ -30,7 +30,8 @@ pub(crate) fn find_or_install(toolchain: &Toolchain) -> Result<Linker> {
     let library_path = library_folder(&toolchain.llvm)?;
     let own = workspace().join("target/tools");
     let on_path = env::var_os("PATH").unwrap_or_default();
-    let folders = [own.join("bin")].into_iter().chain(cargo_bin()).chain(env::split_paths(&on_path));
+    let folders =
+        [own.join("bin")].into_iter().chain(cargo_bin()).chain(env::split_paths(&on_path));
 
     let mut another_there = false;
     for program in folders.map(|folder| folder.join("bpf-linker")).filter(|path| path.is_file()) {

@@ -11,19 +11,29 @@ use crate::command::{output, run};
 pub(crate) struct Package {
     pub(crate) name: &'static str,
     pub(crate) why: &'static str,
+    /// A service that the package would start at every boot, and that nobody here asked for.
+    pub(crate) service: Option<&'static str>,
+}
+
+const fn package(name: &'static str, why: &'static str) -> Package {
+    Package { name, why, service: None }
 }
 
 /// The compiler for the kernel programs; only where no other fits.
 pub(crate) const BPF_COMPILER: [Package; 3] = [
-    Package { name: "rustc-web", why: "compiles the kernel programs" },
-    Package { name: "cargo-web", why: "drives that compiler" },
-    Package { name: "rust-web-src", why: "sources of `core`, built for the BPF target" },
+    package("rustc-web", "compiles the kernel programs"),
+    package("cargo-web", "drives that compiler"),
+    package("rust-web-src", "sources of `core`, built for the BPF target"),
 ];
 
 /// What demo and tests run or link with.
 pub(crate) const TOOLS: [Package; 2] = [
-    Package { name: "docker-registry", why: "the registry that workers of tests and demo pull from" },
-    Package { name: "libc6-dev", why: "static libc, for the image of the demo application" },
+    Package {
+        name: "docker-registry",
+        why: "the registry that workers of tests and demo pull from",
+        service: Some("docker-registry.service"),
+    },
+    package("libc6-dev", "static libc, for the image of the demo application"),
 ];
 
 /// Installs those of `wanted` that are missing.
@@ -36,10 +46,8 @@ pub(crate) fn ensure(wanted: &[Package]) -> Result<()> {
         eprintln!("setup: installing {}: {}", package.name, package.why);
     }
     let names: Vec<_> = missing.iter().map(|package| package.name).collect();
-    let by_hand = format!(
-        "apt-get update && apt-get install --no-install-recommends {}",
-        names.join(" ")
-    );
+    let by_hand =
+        format!("apt-get update && apt-get install --no-install-recommends {}", names.join(" "));
     if !nix::unistd::geteuid().is_root() {
         bail!("installing packages needs root; run this command as root, or first: {by_hand}");
     }
@@ -49,7 +57,17 @@ pub(crate) fn ensure(wanted: &[Package]) -> Result<()> {
     let mut install = apt_get(&["install", "-y", "-qq", "--no-install-recommends", "--no-remove"]);
     run(install.args(&names)).with_context(|| {
         format!("the packages could not be installed; see what apt says to: {by_hand}")
-    })
+    })?;
+    missing.iter().filter_map(|package| package.service).try_for_each(disable)
+}
+
+/// Where there is no systemd, `RUNLEVEL=1` has done all there is to do.
+fn disable(service: &str) -> Result<()> {
+    let systemctl = Path::new("/usr/bin/systemctl");
+    if !systemctl.exists() {
+        return Ok(());
+    }
+    run(Command::new(systemctl).args(["--quiet", "disable", service]))
 }
 
 fn missing(wanted: &[Package]) -> Result<Vec<Package>> {

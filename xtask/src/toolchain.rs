@@ -97,19 +97,22 @@ fn llvm_major(version: &str) -> Option<u32> {
 fn llvm_library(sysroot: &Path) -> Option<PathBuf> {
     let prefixes = [format!("libLLVM.so.{LLVM_MAJOR}"), format!("libLLVM-{LLVM_MAJOR}")];
     let multiarch = format!("lib/{}-linux-gnu", std::env::consts::ARCH);
-    [sysroot.join("lib"), sysroot.join(multiarch), sysroot.join("lib64")].iter().find_map(|folder| {
-        let entries = folder.read_dir().ok()?;
-        entries.flatten().map(|entry| entry.path()).find(|path| {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            prefixes.iter().any(|prefix| name.starts_with(prefix)) && is_elf(path)
-        })
-    })
+    [sysroot.join("lib"), sysroot.join(multiarch), sysroot.join("lib64")].iter().find_map(
+        |folder| {
+            let entries = folder.read_dir().ok()?;
+            entries.flatten().map(|entry| entry.path()).find(|path| {
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                prefixes.iter().any(|prefix| name.starts_with(prefix)) && is_elf(path)
+            })
+        },
+    )
 }
 
 /// Beside the library there is a linker script of a similar name, which cannot be loaded.
 fn is_elf(path: &Path) -> bool {
     let mut magic = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF"
+    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
+        && magic == *b"\x7fELF"
 }
 
 #[cfg(test)]
