@@ -1,0 +1,114 @@
+//! The tunnel: the bare IP packet as the payload of a UDP datagram.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
+    helpers::bpf_redirect_neigh,
+    programs::TcContext,
+};
+use net_common::{Addr, DropReason, ProgramCounter, checksum};
+
+use crate::{
+    maps::CONFIG,
+    packet::{ETH_LEN, Ipv4Header, Packet, TUNNEL_LEN, UDP, UDP_LEN},
+    verdict::{Verdict, count},
+};
+
+const TTL: u8 = 64;
+const DONT_FRAGMENT: u16 = 0x4000;
+
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+pub struct UdpHeader {
+    pub sport: u16,
+    pub dport: u16,
+    pub len: u16,
+    pub checksum: u16,
+}
+
+#[repr(C, packed)]
+struct Outer {
+    ip: Ipv4Header,
+    udp: UdpHeader,
+}
+
+/// Encapsulates the packet and sends it to the tunnel of the node at `addr`:`port`.
+///
+/// A large GSO packet stays whole: `FIXED_GSO` keeps the size of its segments and the
+/// encapsulation flags tell the kernel where the inner headers begin. The outer UDP checksum is 0
+/// (RFC 768: none); the inner packet has its own.
+#[inline(always)]
+pub fn send(
+    ctx: &TcContext,
+    packet: &Packet,
+    addr: Addr,
+    port: u16,
+) -> Result<Verdict, DropReason> {
+    let config = CONFIG.get(0).ok_or(DropReason::NotConfigured)?;
+    if config.uplink_ifindex == 0 {
+        return Err(DropReason::NotConfigured);
+    }
+    const FLAGS: u32 = BPF_F_ADJ_ROOM_FIXED_GSO
+        | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+        | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+        | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+    ctx.adjust_room(TUNNEL_LEN as i32, BPF_ADJ_ROOM_MAC, u64::from(FLAGS))
+        .map_err(|_| DropReason::RewriteFailed)?;
+
+    let mut ip = Ipv4Header {
+        version_ihl: 0x45,
+        // DSCP and ECN go along (RFC 6040, 4.1, normal mode).
+        tos: packet.tos,
+        total_len: ((packet.len + TUNNEL_LEN as u32) as u16).to_be(),
+        // Never fragmented, so no identification is needed (RFC 6864, 4.1).
+        id: 0,
+        fragment: DONT_FRAGMENT.to_be(),
+        ttl: TTL,
+        proto: UDP,
+        checksum: 0,
+        src: config.node_addr.v4_word(),
+        dst: addr.v4_word(),
+    };
+    ip.checksum = header_checksum(&ip);
+    let udp = UdpHeader {
+        sport: config.tunnel_port,
+        dport: port,
+        len: ((packet.len + UDP_LEN as u32) as u16).to_be(),
+        checksum: 0,
+    };
+
+    let start = ctx.data() + ETH_LEN;
+    if start + TUNNEL_LEN > ctx.data_end() {
+        return Err(DropReason::RewriteFailed);
+    }
+    // SAFETY: the bytes are inside the packet, as just checked; `Outer` is packed.
+    unsafe { core::ptr::write_unaligned(start as *mut Outer, Outer { ip, udp }) };
+
+    count(ProgramCounter::Encapsulated, packet.len);
+    // SAFETY: no next hop is given: the kernel looks route and neighbour up, and resolves it.
+    let action = unsafe { bpf_redirect_neigh(config.uplink_ifindex, core::ptr::null_mut(), 0, 0) };
+    Ok(Verdict::Redirect(action as i32))
+}
+
+/// Takes the outer headers off.
+#[inline(always)]
+pub fn decapsulate(ctx: &TcContext) -> Result<(), DropReason> {
+    const FLAGS: u32 = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV4;
+    ctx.adjust_room(-(TUNNEL_LEN as i32), BPF_ADJ_ROOM_MAC, u64::from(FLAGS))
+        .map_err(|_| DropReason::RewriteFailed)
+}
+
+#[inline(always)]
+fn header_checksum(ip: &Ipv4Header) -> u16 {
+    let sum = u64::from(u16::from_ne_bytes([ip.version_ihl, ip.tos]))
+        + u64::from(ip.total_len)
+        + u64::from(ip.id)
+        + u64::from(ip.fragment)
+        + u64::from(u16::from_ne_bytes([ip.ttl, ip.proto]))
+        + u64::from(ip.src)
+        + u64::from(ip.dst);
+    !checksum::fold16(checksum::fold32(sum))
+}
