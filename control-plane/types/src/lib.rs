@@ -4,8 +4,12 @@
 //! `MQTT_BROKER_PORT`), so that either system's worker can join either system's cluster. Fields
 //! of ours are optional on the wire: an absent `generation` is generation 0.
 
+pub mod address;
 pub mod instance;
+pub mod job;
 pub mod mqtt;
 pub mod net_api;
 pub mod node;
+pub mod rest;
 pub mod session;
+pub mod sla;
