@@ -58,6 +58,10 @@ pub mod topic {
     pub fn service_undeployed(worker: &str) -> String {
         format!("nodes/{worker}/net/service/undeployed")
     }
+    /// up: [`super::AddressChanged`].
+    pub fn address_changed(worker: &str) -> String {
+        format!("nodes/{worker}/net/service/address-changed")
+    }
     /// up: [`super::InterestRemove`].
     pub fn interest_remove(worker: &str) -> String {
         format!("nodes/{worker}/net/interest/remove")
@@ -271,6 +275,17 @@ pub struct NetDeployed {
     pub nsip: String,
     #[serde(default)]
     pub nsipv6: String,
+    pub host_ip: String,
+    #[serde(with = "port_as_string_or_number")]
+    pub host_port: u16,
+}
+
+/// `net/service/address-changed`, up: the instance is reached at another underlay address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressChanged {
+    /// Job name.
+    pub appname: String,
+    pub instance_number: u32,
     pub host_ip: String,
     #[serde(with = "port_as_string_or_number")]
     pub host_port: u16,
