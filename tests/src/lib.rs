@@ -1,1 +1,13 @@
-//! TBD
+//! What the suites that cross crates are made of: hosts, processes, images, and waiting.
+//!
+//! A host is a network namespace with its own uplink; a daemon is the real binary, started
+//! inside it. Whatever a value here made, it removes when it is dropped, in the right order and
+//! also when a test panics. Nothing here knows how Xylem works inside.
+
+pub mod image;
+pub mod link;
+pub mod netns;
+pub mod process;
+pub mod registry;
+pub mod topology;
+pub mod wait;

@@ -1,0 +1,112 @@
+//! Links between hosts, and their addresses and routes.
+
+use std::{
+    net::Ipv4Addr,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use anyhow::{Context, Result};
+use futures::TryStreamExt;
+use netlink_packet_route::{
+    link::{InfoData, InfoVeth},
+    route::{RouteAddress, RouteAttribute},
+};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+/// The other end of a new veth pair.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer<'a, N> {
+    pub netns: &'a N,
+    pub ifname: &'a str,
+}
+
+/// A veth pair between the namespace of `netlink` and the peer's, both ends still down.
+///
+/// # Errors
+/// If one of the names is taken in its namespace.
+pub async fn add_veth<N: AsFd>(netlink: &Handle, ifname: &str, peer: Peer<'_, N>) -> Result<()> {
+    let other_end = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(peer.ifname)
+        .setns_by_fd(peer.netns.as_fd().as_raw_fd())
+        .build();
+    let pair = LinkMessageBuilder::<LinkVeth>::new(ifname, peer.ifname)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(other_end)))
+        .build();
+    netlink
+        .link()
+        .add(pair)
+        .execute()
+        .await
+        .with_context(|| format!("cannot make the link {ifname} - {}", peer.ifname))
+}
+
+/// Gives an interface its address and sets it up.
+///
+/// # Errors
+/// If there is no such interface.
+pub async fn bring_up(netlink: &Handle, ifname: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+    let index = index(netlink, ifname).await?;
+    netlink
+        .address()
+        .add(index, address.into(), prefix)
+        .execute()
+        .await
+        .with_context(|| format!("cannot give {ifname} the address {address}/{prefix}"))?;
+    let up = LinkUnspec::new_with_index(index).up().build();
+    netlink.link().change(up).execute().await.with_context(|| format!("cannot set {ifname} up"))
+}
+
+/// A route by way of `gateway`; to everywhere if the prefix is 0.
+///
+/// # Errors
+/// If the gateway is not reachable or the route exists.
+pub async fn add_route(
+    netlink: &Handle,
+    destination: Ipv4Addr,
+    prefix: u8,
+    gateway: Ipv4Addr,
+) -> Result<()> {
+    let route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(destination, prefix)
+        .gateway(gateway)
+        .build();
+    netlink
+        .route()
+        .add(route)
+        .execute()
+        .await
+        .with_context(|| format!("cannot add the route {destination}/{prefix} via {gateway}"))
+}
+
+/// # Errors
+/// If there is no such interface.
+pub async fn remove(netlink: &Handle, ifname: &str) -> Result<()> {
+    let index = index(netlink, ifname).await?;
+    netlink.link().del(index).execute().await.with_context(|| format!("cannot remove {ifname}"))
+}
+
+/// # Errors
+/// If there is no such interface.
+pub async fn index(netlink: &Handle, ifname: &str) -> Result<u32> {
+    let mut found = Box::pin(netlink.link().get().match_name(ifname).execute());
+    let link = found.try_next().await.with_context(|| format!("no interface {ifname}"))?;
+    link.map(|link| link.header.index).with_context(|| format!("no interface {ifname}"))
+}
+
+/// Every IPv4 destination with a route of its own, as network and prefix length; the default
+/// route is not one.
+///
+/// # Errors
+/// If the kernel does not list its routes.
+pub async fn routed_networks(netlink: &Handle) -> Result<Vec<(Ipv4Addr, u8)>> {
+    let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let routes: Vec<_> = netlink.route().get(all).execute().try_collect().await?;
+    let network = |route: netlink_packet_route::route::RouteMessage| {
+        let prefix = route.header.destination_prefix_length;
+        route.attributes.into_iter().find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(network)) => Some((network, prefix)),
+            _ => None,
+        })
+    };
+    Ok(routes.into_iter().filter_map(network).collect())
+}
