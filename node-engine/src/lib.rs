@@ -1,1 +1,2 @@
-//! TBD
+//! The worker's workload daemon.
+pub mod core;
