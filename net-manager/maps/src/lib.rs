@@ -1,1 +1,14 @@
-//! TBD
+//! Typed user-space access to the pinned maps of the data path.
+//!
+//! The maps are the only copy of what is applied in the kernel, and they outlive every daemon:
+//! the net manager reads back from here what it wrote, and `xylem net` shows it while nothing of
+//! Xylem runs.
+
+mod name;
+mod open;
+mod pinned;
+mod snapshot;
+
+pub use name::{BadName, Name};
+pub use open::{LINKS_DIR, MAPS, OpenError, layout_dir, other_layouts};
+pub use pinned::{MapsError, PinnedMaps, is_full};

@@ -1,0 +1,381 @@
+//! The maps themselves.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Pod,
+    maps::{
+        Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf,
+    },
+    sys::SyscallError,
+    util::nr_cpus,
+};
+use net_common::{
+    Addr, Config, Counter, DropReason, Endpoint, Flow, FlowKey, Instance, Node, PeerKey,
+    ProgramCounter, Service, Traffic, limits,
+};
+
+use crate::{
+    name::Name,
+    open::{OpenError, find, unreadable},
+    snapshot,
+};
+
+/// `BPF_F_INNER_MAP`: a lookup table is as long as it needs to be.
+const INNER_MAP: u32 = 0x1000;
+
+/// A read or a write of a map that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {doing} the map `{map}`")]
+pub struct MapsError {
+    /// `read` or `write`.
+    pub doing: &'static str,
+    pub map: &'static str,
+    #[source]
+    pub source: Box<MapError>,
+}
+
+/// Whether the write failed because the map has no room left.
+pub fn is_full(error: &MapsError) -> bool {
+    let MapError::SyscallError(SyscallError { io_error, .. }) = &*error.source else {
+        return false;
+    };
+    // Hash maps say E2BIG, tries and LRU maps that find nothing to evict ENOSPC or ENOMEM.
+    const E2BIG: i32 = 7;
+    io_error.raw_os_error() == Some(E2BIG) || io_error.kind() == io::ErrorKind::StorageFull
+}
+
+fn read(map: &'static str) -> impl FnOnce(MapError) -> MapsError {
+    move |source| MapsError { doing: "read", map, source: Box::new(source) }
+}
+
+fn write(map: &'static str) -> impl FnOnce(MapError) -> MapsError {
+    move |source| MapsError { doing: "write", map, source: Box::new(source) }
+}
+
+/// A removal of what is not there is done already.
+fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// All pinned maps of one data path.
+pub struct PinnedMaps {
+    dir: PathBuf,
+    config: Array<MapData, Config>,
+    services: HashMap<MapData, Addr, Service>,
+    tables: ArrayOfMaps<MapData, Array<MapData, u32>>,
+    cursors: Array<MapData, u64>,
+    instances: Array<MapData, Instance>,
+    nodes: Array<MapData, Node>,
+    peers: HashMap<MapData, PeerKey, u32>,
+    endpoints: HashMap<MapData, Addr, Endpoint>,
+    flows: HashMap<MapData, FlowKey, Flow>,
+    service_traffic: PerCpuArray<MapData, Traffic>,
+    instance_traffic: PerCpuArray<MapData, Traffic>,
+    drops: PerCpuArray<MapData, Counter>,
+    program_counters: PerCpuArray<MapData, Counter>,
+    names: HashMap<MapData, u32, [u8; limits::NAME_BYTES]>,
+}
+
+impl fmt::Debug for PinnedMaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PinnedMaps").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl PinnedMaps {
+    /// Opens the maps below a bpffs root (by default `/sys/fs/bpf/xylem`).
+    ///
+    /// # Errors
+    /// There are none, they are of another layout, or they may not be opened.
+    pub fn open(root: &Path) -> Result<Self, OpenError> {
+        let dir = find(root)?;
+        Ok(Self {
+            config: open(&dir, "config")?,
+            services: open(&dir, "services")?,
+            tables: open(&dir, "tables")?,
+            cursors: open(&dir, "cursors")?,
+            instances: open(&dir, "instances")?,
+            nodes: open(&dir, "nodes")?,
+            peers: open(&dir, "peers")?,
+            endpoints: open(&dir, "endpoints")?,
+            flows: open(&dir, "flows")?,
+            service_traffic: open(&dir, "service_traffic")?,
+            instance_traffic: open(&dir, "instance_traffic")?,
+            drops: open(&dir, "drops")?,
+            program_counters: open(&dir, "program_counters")?,
+            names: open(&dir, "names")?,
+            dir,
+        })
+    }
+
+    /// The folder of the maps.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The ring buffer of parked packets, which has one reader: the net manager.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open_events(root: &Path) -> Result<RingBuf<MapData>, OpenError> {
+        open(&find(root)?, "events")
+    }
+
+    pub fn config(&self) -> Result<Config, MapsError> {
+        self.config.get(&0, 0).map_err(read("config"))
+    }
+
+    pub fn set_config(&mut self, config: &Config) -> Result<(), MapsError> {
+        self.config.set(0, config, 0).map_err(write("config"))
+    }
+
+    pub fn services(&self) -> Result<Vec<(Addr, Service)>, MapsError> {
+        snapshot::entries(&self.services).map_err(read("services"))
+    }
+
+    pub fn service(&self, addr: Addr) -> Result<Option<Service>, MapsError> {
+        optional(self.services.get(&addr, 0)).map_err(read("services"))
+    }
+
+    pub fn set_service(&mut self, addr: Addr, service: &Service) -> Result<(), MapsError> {
+        self.services.insert(addr, service, 0).map_err(write("services"))
+    }
+
+    pub fn remove_service(&mut self, addr: Addr) -> Result<(), MapsError> {
+        removed(self.services.remove(&addr)).map_err(write("services"))
+    }
+
+    /// Instance ids of a slot's lookup table, repeated by weight; empty without one.
+    pub fn table(&self, slot: u32) -> Result<Vec<u32>, MapsError> {
+        let Some(table) = optional(self.tables.get(&slot, 0)).map_err(read("tables"))? else {
+            return Ok(Vec::new());
+        };
+        let len = table.get(&0, 0).map_err(read("tables"))?.min(table.len().saturating_sub(1));
+        (1..=len).map(|index| table.get(&index, 0).map_err(read("tables"))).collect()
+    }
+
+    /// Replaces a slot's lookup table in one step; no packet sees half of it.
+    pub fn set_table(&mut self, slot: u32, ids: &[u32]) -> Result<(), MapsError> {
+        let ids = &ids[..ids.len().min(limits::TABLE_SLOTS as usize)];
+        let count = ids.len() as u32;
+        let mut table: Array<MapData, u32> =
+            Array::create(count + 1, INNER_MAP).map_err(write("tables"))?;
+        table.set(0, count, 0).map_err(write("tables"))?;
+        for (index, id) in (1..).zip(ids) {
+            table.set(index, *id, 0).map_err(write("tables"))?;
+        }
+        self.tables.set(slot, &table, 0).map_err(write("tables"))
+    }
+
+    /// Every entry that was ever written, those of instances that are gone included.
+    pub fn instances(&self) -> Result<Vec<(u32, Instance)>, MapsError> {
+        written(&self.instances).map_err(read("instances"))
+    }
+
+    pub fn instance(&self, id: u32) -> Result<Instance, MapsError> {
+        self.instances.get(&id, 0).map_err(read("instances"))
+    }
+
+    pub fn set_instance(&mut self, id: u32, instance: &Instance) -> Result<(), MapsError> {
+        self.instances.set(id, instance, 0).map_err(write("instances"))
+    }
+
+    /// How many ids the map `instances` has.
+    pub fn instance_capacity(&self) -> u32 {
+        self.instances.len()
+    }
+
+    /// How many slots `tables`, `cursors` and `service_traffic` have.
+    pub fn slot_capacity(&self) -> u32 {
+        self.cursors.len().min(self.service_traffic.len()).min(self.tables.len())
+    }
+
+    pub fn nodes(&self) -> Result<Vec<(u32, Node)>, MapsError> {
+        written(&self.nodes).map_err(read("nodes"))
+    }
+
+    pub fn set_node(&mut self, id: u32, node: &Node) -> Result<(), MapsError> {
+        self.nodes.set(id, node, 0).map_err(write("nodes"))
+    }
+
+    pub fn node_capacity(&self) -> u32 {
+        self.nodes.len()
+    }
+
+    pub fn peers(&self) -> Result<Vec<(PeerKey, u32)>, MapsError> {
+        snapshot::entries(&self.peers).map_err(read("peers"))
+    }
+
+    pub fn set_peer(&mut self, peer: &PeerKey, node: u32) -> Result<(), MapsError> {
+        self.peers.insert(peer, node, 0).map_err(write("peers"))
+    }
+
+    pub fn remove_peer(&mut self, peer: &PeerKey) -> Result<(), MapsError> {
+        removed(self.peers.remove(peer)).map_err(write("peers"))
+    }
+
+    pub fn endpoints(&self) -> Result<Vec<(Addr, Endpoint)>, MapsError> {
+        snapshot::entries(&self.endpoints).map_err(read("endpoints"))
+    }
+
+    pub fn set_endpoint(&mut self, addr: Addr, endpoint: &Endpoint) -> Result<(), MapsError> {
+        self.endpoints.insert(addr, endpoint, 0).map_err(write("endpoints"))
+    }
+
+    pub fn remove_endpoint(&mut self, addr: Addr) -> Result<(), MapsError> {
+        removed(self.endpoints.remove(&addr)).map_err(write("endpoints"))
+    }
+
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, MapsError> {
+        snapshot::entries(&self.flows).map_err(read("flows"))
+    }
+
+    /// The keys alone, for who goes through the table in parts.
+    pub fn flow_keys(&self) -> Result<Vec<FlowKey>, MapsError> {
+        let keys = snapshot::keys(&self.flows).map_err(read("flows"))?;
+        Ok(keys.into_iter().collect())
+    }
+
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, MapsError> {
+        optional(self.flows.get(key, 0)).map_err(read("flows"))
+    }
+
+    pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), MapsError> {
+        removed(self.flows.remove(key)).map_err(write("flows"))
+    }
+
+    /// By slot. Entries that are not names are left out.
+    pub fn names(&self) -> Result<Vec<(u32, Name)>, MapsError> {
+        let entries = snapshot::entries(&self.names).map_err(read("names"))?;
+        let names = entries.into_iter();
+        Ok(names.filter_map(|(slot, bytes)| Some((slot, Name::from_bytes(bytes).ok()?))).collect())
+    }
+
+    pub fn name(&self, slot: u32) -> Result<Option<Name>, MapsError> {
+        let bytes = optional(self.names.get(&slot, 0)).map_err(read("names"))?;
+        Ok(bytes.and_then(|bytes| Name::from_bytes(bytes).ok()))
+    }
+
+    pub fn set_name(&mut self, slot: u32, name: &Name) -> Result<(), MapsError> {
+        self.names.insert(slot, name.to_bytes(), 0).map_err(write("names"))
+    }
+
+    pub fn remove_name(&mut self, slot: u32) -> Result<(), MapsError> {
+        removed(self.names.remove(&slot)).map_err(write("names"))
+    }
+
+    /// Drops by reason since the maps were made, over all CPUs; reasons that never occurred
+    /// included.
+    pub fn drops(&self) -> Result<Vec<(DropReason, Counter)>, MapsError> {
+        let counted = |reason: &DropReason| {
+            let values = self.drops.get(&(*reason as u32), 0).map_err(read("drops"))?;
+            Ok((*reason, sum(&values)))
+        };
+        DropReason::ALL.iter().map(counted).collect()
+    }
+
+    /// What the programs did since the maps were made, over all CPUs.
+    pub fn program_counters(&self) -> Result<Vec<(ProgramCounter, Counter)>, MapsError> {
+        let counted = |counter: &ProgramCounter| {
+            let values = self.program_counters.get(&(*counter as u32), 0);
+            Ok((*counter, sum(&values.map_err(read("program_counters"))?)))
+        };
+        ProgramCounter::ALL.iter().map(counted).collect()
+    }
+
+    /// Traffic of a service IP or instance IP, by its slot.
+    pub fn service_traffic(&self, slot: u32) -> Result<Traffic, MapsError> {
+        let values = self.service_traffic.get(&slot, 0).map_err(read("service_traffic"))?;
+        Ok(sum_traffic(&values))
+    }
+
+    /// Traffic of an instance, by its id.
+    pub fn instance_traffic(&self, id: u32) -> Result<Traffic, MapsError> {
+        let values = self.instance_traffic.get(&id, 0).map_err(read("instance_traffic"))?;
+        Ok(sum_traffic(&values))
+    }
+
+    /// A slot has a new owner: counts from zero, and its turn begins anew.
+    pub fn reset_slot(&mut self, slot: u32) -> Result<(), MapsError> {
+        reset(&mut self.service_traffic, slot).map_err(write("service_traffic"))?;
+        self.cursors.set(slot, 0, 0).map_err(write("cursors"))
+    }
+
+    /// An instance id has a new owner: counts from zero.
+    pub fn reset_instance_traffic(&mut self, id: u32) -> Result<(), MapsError> {
+        reset(&mut self.instance_traffic, id).map_err(write("instance_traffic"))
+    }
+}
+
+fn open<M: TryFrom<Map, Error = MapError>>(dir: &Path, name: &str) -> Result<M, OpenError> {
+    let path = dir.join(name);
+    let map = MapData::from_pin(&path).and_then(Map::from_map_data).and_then(M::try_from);
+    map.map_err(|source| match source {
+        MapError::SyscallError(SyscallError { io_error, .. })
+            if io_error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            unreadable(&path, io_error)
+        }
+        source => OpenError::Map { path, source: Box::new(source) },
+    })
+}
+
+fn optional<V>(result: Result<V, MapError>) -> Result<Option<V>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The entries of an array that are not all zero.
+fn written<V: Pod + Default + PartialEq>(
+    array: &Array<MapData, V>,
+) -> Result<Vec<(u32, V)>, MapError> {
+    let mut entries = Vec::new();
+    for (index, value) in (0..).zip(array.iter()) {
+        let value = value?;
+        if value != V::default() {
+            entries.push((index, value));
+        }
+    }
+    Ok(entries)
+}
+
+fn reset<V: Pod + Default>(
+    array: &mut PerCpuArray<MapData, V>,
+    index: u32,
+) -> Result<(), MapError> {
+    let cpus = nr_cpus().map_err(|(_, source)| MapError::IoError(source))?;
+    let zeros = PerCpuValues::try_from(vec![V::default(); cpus]).map_err(MapError::IoError)?;
+    array.set(index, zeros, 0)
+}
+
+fn sum(values: &PerCpuValues<Counter>) -> Counter {
+    values.iter().fold(Counter::default(), |sum, value| add(sum, *value))
+}
+
+fn add(a: Counter, b: Counter) -> Counter {
+    Counter { packets: a.packets.wrapping_add(b.packets), bytes: a.bytes.wrapping_add(b.bytes) }
+}
+
+fn sum_traffic(values: &PerCpuValues<Traffic>) -> Traffic {
+    values.iter().fold(Traffic::default(), |sum, value| Traffic {
+        egress: add(sum.egress, value.egress),
+        ingress: add(sum.ingress, value.ingress),
+        new_flows: sum.new_flows.wrapping_add(value.new_flows),
+        last_used_ns: sum.last_used_ns.max(value.last_used_ns),
+    })
+}
