@@ -28,7 +28,8 @@ pub(crate) fn object() -> PathBuf {
 /// embeds it is not built again for nothing.
 pub(crate) fn build(tools: &Tools) -> Result<()> {
     let target_folder = workspace().join("target/bpf");
-    run(&mut cargo_for_bpf(tools, "build")).context("the kernel programs do not build")?;
+    let mut cargo = for_bpf(tools, Command::new(&tools.toolchain.cargo), "build");
+    run(&mut cargo).context("the kernel programs do not build")?;
 
     let built = target_folder.join(TARGET).join("release/xylem");
     let new = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
@@ -42,10 +43,19 @@ pub(crate) fn build(tools: &Tools) -> Result<()> {
         .with_context(|| format!("cannot write {}", object.display()))
 }
 
-/// A cargo command on `net-ebpf` with its own compiler, in its own target folder, since another
-/// compiler's files would make cargo build everything again at each turn.
-pub(crate) fn cargo_for_bpf(tools: &Tools, subcommand: &str) -> Command {
-    let mut command = Command::new(&tools.toolchain.cargo);
+/// Clippy of the compiler that builds the programs; its lints apply to `net-ebpf` only.
+///
+/// Called directly, since cargo would look for it among rustup's programs first.
+pub(crate) fn clippy(tools: &Tools) -> Command {
+    let program = tools.toolchain.cargo.with_file_name("cargo-clippy");
+    let mut command = for_bpf(tools, Command::new(program), "clippy");
+    command.env("CARGO", &tools.toolchain.cargo);
+    command
+}
+
+/// Completes a cargo command on `net-ebpf` with its own compiler. The target folder is its own
+/// too, since files of another compiler would make cargo build everything again at each turn.
+fn for_bpf(tools: &Tools, mut command: Command, subcommand: &str) -> Command {
     without_cargo_environment(&mut command);
     // aya-ebpf knows the registers of the machine whose kernel runs the programs by this.
     let architecture = format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH);

@@ -3,11 +3,15 @@
 //! Each command first makes sure, by itself, that what it needs is there ([`setup`]), so that a
 //! fresh machine needs no preparation and no two commands in a certain order.
 
+mod build;
+mod ci;
 mod command;
 mod ebpf;
 mod linker;
 mod packages;
+mod residue;
 mod setup;
+mod test;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -27,12 +31,21 @@ enum Task {
     Setup,
     /// Build the kernel programs into target/bpf/xylem.o
     BuildEbpf,
+    /// Build everything and run every test, or one suite; needs root
+    Test {
+        #[arg(value_enum)]
+        suite: Option<test::Suite>,
+    },
+    /// Every gate that a change has to pass: format, lints, docs, dependencies, tests
+    Ci,
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Task::Setup => setup::run().map(drop),
         Task::BuildEbpf => setup::run().and_then(|tools| ebpf::build(&tools)),
+        Task::Test { suite } => test::test(suite),
+        Task::Ci => ci::ci(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

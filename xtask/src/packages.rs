@@ -26,6 +26,9 @@ pub(crate) const BPF_COMPILER: [Package; 3] = [
     package("rust-web-src", "sources of `core`, built for the BPF target"),
 ];
 
+/// For `ci` only, and only with that compiler.
+pub(crate) const BPF_CLIPPY: Package = package("rust-web-clippy", "lints the kernel programs");
+
 /// What demo and tests run or link with.
 pub(crate) const TOOLS: [Package; 2] = [
     Package {
