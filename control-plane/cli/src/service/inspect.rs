@@ -1,0 +1,120 @@
+//! `xylem service inspect`
+
+use std::io;
+
+use clap::Args;
+use xylem_types::job::Job;
+
+use super::{instances, resolve};
+use crate::{
+    client::Client,
+    output::{self, Format},
+    table::Facts,
+};
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  xylem service inspect web
+  xylem service inspect shop.prod.web.front --output json")]
+pub(crate) struct InspectArgs {
+    service: String,
+}
+
+/// # Errors
+/// When the root cannot be reached or refuses, the service is not there, or the writer fails.
+pub(super) async fn run(
+    client: &mut Client,
+    args: InspectArgs,
+    format: Format,
+    out: &mut impl io::Write,
+) -> anyhow::Result<()> {
+    let id = resolve::find(client, &args.service).await?.id;
+    let job = resolve::get(client, &id).await?;
+    Ok(render(out, format, &job)?)
+}
+
+fn render(out: &mut impl io::Write, format: Format, job: &Job) -> io::Result<()> {
+    if format == Format::Json {
+        return output::json(out, job);
+    }
+    let v6 = job.rr_ip_v6.map_or(String::new(), |ip| ip.to_string());
+    let limit = |amount: u64, unit: &str| match amount {
+        0 => "no limit".to_owned(),
+        amount => format!("{amount}{unit}"),
+    };
+    let mut facts = Facts::default();
+    facts
+        .add("id", job.id.as_str())
+        .add("name", job.job_name.as_str())
+        .add("application", job.application_id.as_str())
+        .add("status", job.status.as_str())
+        .add("detail", job.status_detail.as_str())
+        .add("image", job.image.as_str())
+        .add("runtime", job.sla.virtualization.as_str())
+        .add("memory", limit(job.sla.memory, " MB"))
+        .add("vcpus", limit(job.sla.vcpus.into(), ""))
+        .add("ports", job.sla.port.as_str())
+        .add("round-robin IP", job.rr_ip.to_string())
+        .add("round-robin IPv6", v6);
+    facts.write_to(out)?;
+    writeln!(out)?;
+    instances::render(out, format, &job.instance_list)
+}
+
+#[cfg(test)]
+mod tests {
+    use xylem_types::{instance::InstanceStatus, job::JobInstance};
+
+    use super::{
+        super::instances::samples::{instance, job, running},
+        *,
+    };
+
+    fn sample() -> Job {
+        let failed = JobInstance {
+            status_detail: "registry.local: connection refused\nafter 3 tries".into(),
+            cluster_id: "c1".into(),
+            instance_ip: Some([10, 30, 1, 1].into()),
+            ..instance(1, InstanceStatus::Failed)
+        };
+        Job {
+            status: InstanceStatus::Failed,
+            instance_list: vec![running(0), failed],
+            ..job("j1", "shop.prod.web.a")
+        }
+    }
+
+    #[test]
+    fn every_instance_is_shown_with_its_place_and_addresses() {
+        let mut out = Vec::new();
+        render(&mut out, Format::Table, &sample()).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "\
+id:               j1
+name:             shop.prod.web.a
+application:      a1
+status:           FAILED
+detail:           -
+image:            registry.local/web:1
+runtime:          docker
+memory:           64 MB
+vcpus:            1
+ports:            8080:80
+round-robin IP:   10.30.0.2
+round-robin IPv6: fdff:2000::2
+
+NUMBER   STATUS    CLUSTER   WORKER             NODE-IP      NAMESPACE-IP   INSTANCE-IP   DETAIL
+     0   RUNNING   munich    rack4 (0a1b2c3d)   192.0.2.11   10.18.0.2      10.30.1.0     -
+     1   FAILED    c1        -                  -            -              10.30.1.1     registry.local: connection refused after 3 tries
+"
+        );
+    }
+
+    #[test]
+    fn json_is_the_document_as_the_root_gave_it() {
+        let mut out = Vec::new();
+        render(&mut out, Format::Json, &sample()).unwrap();
+        assert_eq!(serde_json::from_slice::<Job>(&out).unwrap(), sample());
+    }
+}
