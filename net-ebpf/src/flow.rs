@@ -41,9 +41,19 @@ pub fn is_over(flow: *mut Flow, packet: &Packet) -> bool {
 /// Counts, rewrites and sends a packet along its flow.
 #[inline(always)]
 pub fn follow(ctx: &TcContext, packet: &Packet, flow: *mut Flow) -> Result<Verdict, DropReason> {
+    // SAFETY: as in `find`.
+    let (src, dst, node) = unsafe { ((*flow).src, (*flow).dst, (*flow).node) };
+    let mut peer = None;
+    if node != 0 {
+        let known = NODES.get(node).ok_or(DropReason::NodeDown)?;
+        if known.state != NodeState::Up as u32 {
+            return Err(DropReason::NodeDown);
+        }
+        peer = Some(known);
+    }
     // SAFETY: as in `find`. The two counters are added to atomically, because packets of a flow
     // may run on several CPUs.
-    let (src, dst, delta, node, ifindex) = unsafe {
+    let ifindex = unsafe {
         atomic::add(&raw mut (*flow).packets, 1);
         atomic::add(&raw mut (*flow).bytes, u64::from(packet.len));
         let now = bpf_ktime_get_coarse_ns();
@@ -52,22 +62,17 @@ pub fn follow(ctx: &TcContext, packet: &Packet, flow: *mut Flow) -> Result<Verdi
             (*flow).flags |= CLOSING;
         }
         count_traffic(&*flow, packet.len, now);
-        ((*flow).src, (*flow).dst, (*flow).csum_delta, (*flow).node, (*flow).ifindex)
+        (*flow).ifindex
     };
-    if node == 0 {
-        rewrite::addresses(ctx, packet, src.v4_word(), dst.v4_word(), delta)?;
-        count(ProgramCounter::Delivered, packet.len);
-        // The frame keeps its destination MAC: it is that of a host-side interface, and the kernel
-        // has classified the packet as its own already.
-        // SAFETY: a helper call without pointers.
-        return Ok(Verdict::Redirect(unsafe { bpf_redirect_peer(ifindex, 0) } as i32));
+    rewrite::addresses(ctx, packet, src.v4_word(), dst.v4_word())?;
+    if let Some(peer) = peer {
+        return tunnel::send(ctx, packet, peer.addr, peer.port);
     }
-    let peer = NODES.get(node).ok_or(DropReason::NodeDown)?;
-    if peer.state != NodeState::Up as u32 {
-        return Err(DropReason::NodeDown);
-    }
-    rewrite::addresses(ctx, packet, src.v4_word(), dst.v4_word(), delta)?;
-    tunnel::send(ctx, packet, peer.addr, peer.port)
+    count(ProgramCounter::Delivered, packet.len);
+    // The frame keeps its destination MAC: it is that of a host-side interface, and the kernel
+    // has classified the packet as its own already.
+    // SAFETY: a helper call without pointers.
+    Ok(Verdict::Redirect(unsafe { bpf_redirect_peer(ifindex, 0) } as i32))
 }
 
 #[inline(always)]

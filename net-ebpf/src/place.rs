@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_coarse_ns};
 use net_common::{
-    Addr, DropReason, Endpoint, FlowKey, Instance, InstanceState, Policy, Service, checksum,
+    Addr, DropReason, Endpoint, FlowKey, Instance, InstanceState, Policy, Service,
     flow::{
         flags::{CLOSING, REMOTE_CLIENT, REPLY},
         from_node,
@@ -34,10 +34,8 @@ pub fn from_client(
     }
     let mut outcome = DropReason::NoInstance;
     for _ in 0..limits::PLACEMENT_TRIES {
-        let turn = next_turn(service.slot);
-        let Some(instance) =
-            TABLES.get_value(service.slot, &(1 + (turn % u64::from(count)) as u32))
-        else {
+        let turn = next_turn(service.slot).checked_rem(u64::from(count)).unwrap_or(0);
+        let Some(instance) = TABLES.get_value(service.slot, &(1 + turn as u32)) else {
             continue;
         };
         match on_instance(packet, client, service.slot, *instance) {
@@ -53,7 +51,7 @@ pub fn from_client(
 fn next_turn(slot: u32) -> u64 {
     match CURSORS.get_ptr_mut(slot) {
         // SAFETY: an element of an array map, valid while the program runs.
-        Some(cursor) => unsafe { atomic::add(cursor, 1) },
+        Some(cursor) => unsafe { atomic::fetch_add(cursor, 1) },
         None => 0,
     }
 }
@@ -77,7 +75,6 @@ fn on_instance(packet: &Packet, client: &Endpoint, slot: u32, id: u32) -> Result
 
     insert(
         &packet.egress_key(client.ifindex),
-        (Addr::from_v4_word(packet.src), Addr::from_v4_word(packet.dst)),
         (client.instance_ip, instance.namespace_ip_v4),
         Target { ifindex: server_ifindex, node: instance.node },
         Owner { service: slot, instance: id, generation: instance.generation, flags: 0 },
@@ -100,28 +97,26 @@ fn reserve_answers(
 ) -> Result<(), DropReason> {
     // On this node the answers are keyed as the server sends them, from elsewhere as the tunnel
     // brings them. Both go to the client's instance IP.
-    let (server, key) = if instance.node == 0 {
+    let key = if instance.node == 0 {
         let (local_port, remote_port) = packet.ports_answered();
-        let key = FlowKey {
+        FlowKey {
             local: instance.namespace_ip_v4,
             remote: client.instance_ip,
             local_port,
             remote_port,
             origin: server_ifindex,
             proto: u32::from(packet.proto),
-        };
-        (instance.namespace_ip_v4, key)
+        }
     } else {
         let (local_port, remote_port) = packet.ports_awaited();
-        let key = FlowKey {
+        FlowKey {
             local: client.instance_ip,
             remote: instance.instance_ip_v4,
             local_port,
             remote_port,
             origin: from_node(instance.node),
             proto: u32::from(packet.proto),
-        };
-        (instance.instance_ip_v4, key)
+        }
     };
     let dialled = Addr::from_v4_word(packet.dst);
     if let Some(existing) = flow::find(&key) {
@@ -133,7 +128,6 @@ fn reserve_answers(
     }
     insert(
         &key,
-        (server, client.instance_ip),
         (dialled, client.namespace_ip),
         Target { ifindex: client.ifindex, node: 0 },
         Owner { service: slot, instance: id, generation: instance.generation, flags: REPLY },
@@ -177,7 +171,6 @@ pub fn from_tunnel(
         };
         insert(
             &key,
-            (server.namespace_ip, client),
             (server.instance_ip, client),
             Target { ifindex: 0, node: peer },
             owner(REPLY),
@@ -186,7 +179,6 @@ pub fn from_tunnel(
     }
     insert(
         &packet.tunnel_key(peer),
-        (client, Addr::from_v4_word(packet.dst)),
         (client, server.namespace_ip),
         Target { ifindex: server.ifindex, node: 0 },
         owner(0),
@@ -208,14 +200,13 @@ struct Owner {
     flags: u32,
 }
 
-/// Inserts an entry that changes the addresses (source, destination) from `old` to `new`.
+/// Inserts an entry whose packets leave with the source `src` and the destination `dst`.
 ///
 /// The entry is put together in a per-CPU map, because the stack of a program is 512 bytes.
 #[inline(always)]
 fn insert(
     key: &FlowKey,
-    old: (Addr, Addr),
-    new: (Addr, Addr),
+    (src, dst): (Addr, Addr),
     target: Target,
     owner: Owner,
     flags: u32,
@@ -229,12 +220,8 @@ fn insert(
         (*entry).bytes = 0;
         (*entry).created_ns = now;
         (*entry).last_seen_ns = now;
-        (*entry).src = new.0;
-        (*entry).dst = new.1;
-        (*entry).csum_delta = checksum::fold32(
-            checksum::delta(old.0.v4_word(), new.0.v4_word())
-                + checksum::delta(old.1.v4_word(), new.1.v4_word()),
-        );
+        (*entry).src = src;
+        (*entry).dst = dst;
         (*entry).ifindex = target.ifindex;
         (*entry).node = target.node;
         (*entry).service = owner.service;

@@ -11,22 +11,17 @@ use crate::packet::{IPV4_LEN, Ipv4Header, Packet, TCP, UDP};
 const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
 
-/// Puts `src` and `dst` (network byte order) into the IPv4 header and mends both checksums;
-/// `delta` is the difference of the addresses, old to new.
+/// Puts `src` and `dst` (network byte order) into the IPv4 header and mends both checksums.
 ///
 /// The IP header's own sum is written directly. The transport sum goes through the helper: it may
 /// be unfinished (`CHECKSUM_PARTIAL`), which a program cannot see.
 #[inline(always)]
-pub fn addresses(
-    ctx: &TcContext,
-    packet: &Packet,
-    src: u32,
-    dst: u32,
-    delta: u32,
-) -> Result<(), DropReason> {
+pub fn addresses(ctx: &TcContext, packet: &Packet, src: u32, dst: u32) -> Result<(), DropReason> {
     if packet.src == src && packet.dst == dst {
         return Ok(());
     }
+    let delta =
+        checksum::fold32(checksum::delta(packet.src, src) + checksum::delta(packet.dst, dst));
     let start = ctx.data() + packet.l3;
     if start + IPV4_LEN > ctx.data_end() {
         return Err(DropReason::Truncated);

@@ -51,8 +51,6 @@ pub struct Flow {
     /// Addresses that the packet leaves with.
     pub src: Addr,
     pub dst: Addr,
-    /// What [`crate::checksum`] calls a delta, for both addresses together.
-    pub csum_delta: u32,
     /// Deliver to the instance behind this veth, when `node` is 0.
     pub ifindex: u32,
     /// Send to this node through the tunnel; 0 = this node.
@@ -66,7 +64,6 @@ pub struct Flow {
     pub generation: u32,
     /// [`flags`].
     pub flags: u32,
-    pub _pad: u32,
 }
 
 /// Bits of [`Flow::flags`].

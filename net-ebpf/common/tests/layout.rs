@@ -15,7 +15,7 @@ fn the_layout_is_that_of_its_version() {
         ("Endpoint", size_of::<Endpoint>(), 48),
         ("Event", size_of::<Event>(), 48),
         ("FlowKey", size_of::<FlowKey>(), 44),
-        ("Flow", size_of::<Flow>(), 96),
+        ("Flow", size_of::<Flow>(), 88),
         ("Instance", size_of::<Instance>(), 88),
         ("Node", size_of::<Node>(), 40),
         ("PeerKey", size_of::<PeerKey>(), 20),
@@ -30,8 +30,8 @@ fn the_layout_is_that_of_its_version() {
     assert_eq!(offset_of!(Event, packet_len), 40);
     assert_eq!(offset_of!(FlowKey, origin), 36);
     assert_eq!(offset_of!(Flow, src), 32);
-    assert_eq!(offset_of!(Flow, csum_delta), 64);
-    assert_eq!(offset_of!(Flow, flags), 88);
+    assert_eq!(offset_of!(Flow, ifindex), 64);
+    assert_eq!(offset_of!(Flow, flags), 84);
     assert_eq!(offset_of!(Instance, node), 64);
     assert_eq!(offset_of!(Node, state), 20);
     assert_eq!(offset_of!(Service, slot), 4);
