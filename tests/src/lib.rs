@@ -9,5 +9,6 @@ pub mod link;
 pub mod netns;
 pub mod process;
 pub mod registry;
+pub mod rest;
 pub mod topology;
 pub mod wait;
