@@ -2,10 +2,12 @@
 //!
 //! A host is a network namespace with its own uplink; a daemon is the real binary, started
 //! inside it. Whatever a value here made, it removes when it is dropped, in the right order and
-//! also when a test panics. Nothing here knows how Xylem works inside.
+//! also when a test panics.
+//! Nothing here knows how Xylem works inside; its flags are in [`daemon`] only.
 
 pub mod image;
 pub mod link;
+pub mod load;
 pub mod netns;
 pub mod process;
 pub mod registry;
