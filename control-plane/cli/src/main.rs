@@ -11,7 +11,9 @@ mod completion;
 mod config;
 mod confirm;
 mod failure;
+mod format;
 mod login;
+mod net;
 mod node;
 mod output;
 mod progress;
@@ -75,6 +77,8 @@ struct Global {
 enum Command {
     #[command(flatten)]
     Root(RootCommand),
+    /// The data path of this machine, read from the kernel
+    Net(net::NetArgs),
     /// Print a completion script
     Completion(completion::CompletionArgs),
 }
@@ -100,7 +104,7 @@ enum RootCommand {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let mut out = io::stdout().lock();
+    let mut out = io::BufWriter::new(io::stdout().lock());
     let done = run(cli, &mut out).and_then(|()| Ok(out.flush()?));
     failure::exit_code(done)
 }
@@ -108,6 +112,7 @@ fn main() -> ExitCode {
 fn run(Cli { global, command }: Cli, out: &mut impl Write) -> anyhow::Result<()> {
     match command {
         Command::Completion(args) => Ok(completion::run::<Cli>(&args, out)?),
+        Command::Net(args) => net::run(args, global.output, out),
         Command::Root(command) => {
             let client = Client::new(Config::load(global.config)?, global.root)?;
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(ask_root(

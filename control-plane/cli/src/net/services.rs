@@ -1,0 +1,118 @@
+//! `xylem net services`: the translation table.
+
+use std::{collections::BTreeMap, io, net::IpAddr};
+
+use serde::Serialize;
+
+use super::snapshot::{KnownService, Snapshot, policy_name};
+use crate::{
+    format,
+    output::{self, Format},
+    table::Table,
+};
+
+/// More backends than this are counted in the table and not named.
+const BACKENDS_SHOWN: usize = 8;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ServiceView {
+    address: IpAddr,
+    name: String,
+    policy: String,
+    backends: Vec<Backend>,
+    new_flows: u64,
+    egress_packets: u64,
+    egress_bytes: u64,
+    ingress_packets: u64,
+    ingress_bytes: u64,
+    /// Since the last packet; absent if there was none.
+    idle_ms: Option<u64>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Backend {
+    instance_number: u32,
+    /// How often the lookup table holds it.
+    weight: usize,
+}
+
+/// The known addresses, in order.
+pub(crate) fn views(snapshot: &Snapshot) -> Vec<ServiceView> {
+    let mut views: Vec<_> =
+        snapshot.services.values().map(|service| view(snapshot, service)).collect();
+    views.sort_by(|a, b| a.name.cmp(&b.name).then(a.address.cmp(&b.address)));
+    views
+}
+
+fn view(snapshot: &Snapshot, service: &KnownService) -> ServiceView {
+    let traffic = service.traffic;
+    ServiceView {
+        address: service.address.to_ip(),
+        name: service.name.clone(),
+        policy: policy_name(service.entry.policy),
+        backends: backends(snapshot, service),
+        new_flows: traffic.new_flows,
+        egress_packets: traffic.egress.packets,
+        egress_bytes: traffic.egress.bytes,
+        ingress_packets: traffic.ingress.packets,
+        ingress_bytes: traffic.ingress.bytes,
+        idle_ms: snapshot.ms_since(traffic.last_used_ns),
+    }
+}
+
+fn backends(snapshot: &Snapshot, service: &KnownService) -> Vec<Backend> {
+    let only = (service.entry.instance != 0).then_some(service.entry.instance);
+    let mut weights = BTreeMap::<u32, usize>::new();
+    for id in service.table.iter().copied().chain(only) {
+        if let Some(instance) = snapshot.instances.get(&id) {
+            *weights.entry(instance.entry.number).or_default() += 1;
+        }
+    }
+    weights
+        .into_iter()
+        .map(|(instance_number, weight)| Backend { instance_number, weight })
+        .collect()
+}
+
+/// # Errors
+/// Those of the writer.
+pub(crate) fn render(
+    out: &mut impl io::Write,
+    format: Format,
+    views: &[ServiceView],
+) -> io::Result<()> {
+    output::list(out, format, views, |views| {
+        let mut table = Table::new([
+            "ADDRESS",
+            "SERVICE",
+            "POLICY",
+            "INSTANCES",
+            "FLOWS",
+            "SENT",
+            "RECEIVED",
+            "IDLE",
+        ])
+        .right_aligned(&[4]);
+        for view in views {
+            table.row([
+                view.address.to_string(),
+                view.name.clone(),
+                view.policy.clone(),
+                backend_list(&view.backends),
+                view.new_flows.to_string(),
+                format::traffic(view.egress_packets, view.egress_bytes),
+                format::traffic(view.ingress_packets, view.ingress_bytes),
+                view.idle_ms.map_or(String::new(), format::milliseconds),
+            ]);
+        }
+        table
+    })
+}
+
+fn backend_list(backends: &[Backend]) -> String {
+    if backends.len() > BACKENDS_SHOWN {
+        return format!("{} instances", backends.len());
+    }
+    let numbers: Vec<_> = backends.iter().map(|b| b.instance_number.to_string()).collect();
+    numbers.join(",")
+}
