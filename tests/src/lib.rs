@@ -2,13 +2,16 @@
 //!
 //! A host is a network namespace with its own uplink; a daemon is the real binary, started
 //! inside it. Whatever a value here made, it removes when it is dropped, in the right order and
-//! also when a test panics.
-//! Nothing here knows how Xylem works inside; its flags are in [`daemon`] only.
+//! also when a test panics. Nothing here knows how Xylem works inside; its flags are in
+//! [`daemon`] only.
 
+pub mod daemon;
 pub mod image;
+pub mod leftovers;
 pub mod link;
 pub mod load;
 pub mod netns;
+pub mod platform;
 pub mod process;
 pub mod registry;
 pub mod rest;

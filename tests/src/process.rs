@@ -83,6 +83,13 @@ impl Process {
         self.child.try_wait()
     }
 
+    /// Whether it runs still; one that ended and was not waited for does not.
+    pub fn is_running(&self) -> bool {
+        let path = format!("/proc/{}/stat", self.pid());
+        let stat = fs::read_to_string(path).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    }
+
     /// Waits for `ready`, but not for a process that has ended.
     ///
     /// # Errors

@@ -108,8 +108,8 @@ impl<'a> Rest<'a> {
 
     /// # Errors
     /// As the root says.
-    pub fn active_clusters(&self) -> Result<Vec<Cluster>> {
-        self.get("/api/clusters/active")
+    pub fn clusters(&self) -> Result<Vec<Cluster>> {
+        self.get("/api/clusters/")
     }
 
     /// # Errors
