@@ -1,6 +1,9 @@
 //! The root's REST API over HTTP: sends the session's token, renews it when it has expired, and
 //! turns refusals into errors that a person can act on.
 
+#[cfg(test)]
+mod tests;
+
 use std::{fmt, time::Duration};
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header::CONTENT_TYPE};
@@ -186,6 +189,8 @@ impl Client {
     ) -> Result<Response, ClientError> {
         let answer = request.send().await.map_err(|source| {
             if source.is_connect() {
+                // The root is already in our message.
+                let source = source.without_url();
                 ClientError::Unreachable { root: self.root.clone(), source }
             } else {
                 target.interrupted(source)

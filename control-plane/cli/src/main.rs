@@ -54,6 +54,7 @@ struct Cli {
 }
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Global options")]
 struct Global {
     /// The root to talk to; by default that of the last login, else http://127.0.0.1:10000
     #[arg(long, global = true, value_name = "URL", env = "XYLEM_ROOT_URL")]

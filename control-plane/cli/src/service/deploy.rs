@@ -19,6 +19,7 @@ use crate::{
   xylem service deploy web
   xylem service deploy shop.prod.web.front --instances 3 --wait")]
 pub(crate) struct DeployOneArgs {
+    /// Id, full name app.appns.service.servicens, or service name if unique
     service: String,
     #[command(flatten)]
     how: DeployArgs,

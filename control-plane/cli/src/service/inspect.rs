@@ -17,6 +17,7 @@ use crate::{
   xylem service inspect web
   xylem service inspect shop.prod.web.front --output json")]
 pub(crate) struct InspectArgs {
+    /// Id, full name app.appns.service.servicens, or service name if unique
     service: String,
 }
 

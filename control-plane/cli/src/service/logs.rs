@@ -28,6 +28,7 @@ const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
   xylem service logs web
   xylem service logs shop.prod.web.front 2 --follow")]
 pub(crate) struct LogsArgs {
+    /// Id, full name app.appns.service.servicens, or service name if unique
     service: String,
     /// Only this instance
     #[arg(value_name = "NUMBER")]

@@ -17,8 +17,6 @@ use clap::Subcommand;
 use crate::{client::Client, output::Format};
 
 #[derive(Debug, Subcommand)]
-#[command(after_help = "A SERVICE is given by its id, its full name app.appns.service.servicens, \
-or its service name where only one service has it.")]
 pub(crate) enum ServiceCommand {
     /// Your services
     #[command(visible_alias = "ls")]

@@ -25,6 +25,7 @@ pub(super) const INSTANCES_MAX: i64 = 1_000;
 
 To have fewer, those that do not run are stopped first, then the newest.")]
 pub(crate) struct ScaleArgs {
+    /// Id, full name app.appns.service.servicens, or service name if unique
     service: String,
     /// How many instances there shall be
     #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(0..=INSTANCES_MAX))]

@@ -23,6 +23,7 @@ const ALL: &str = "-1";
   xylem service undeploy web --instance 2
   xylem service undeploy shop.prod.web.front --yes --wait")]
 pub(crate) struct UndeployArgs {
+    /// Id, full name app.appns.service.servicens, or service name if unique
     service: String,
     /// Stop only this instance; without it all are stopped
     #[arg(long, value_name = "NUMBER")]

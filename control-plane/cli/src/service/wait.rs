@@ -21,7 +21,7 @@ pub(crate) struct WaitArgs {
     #[arg(long, short)]
     pub(super) wait: bool,
     /// How long to wait
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, requires = "wait")]
     timeout: u64,
 }
 
