@@ -61,8 +61,12 @@ struct Explained<'a>(&'a Refusal);
 
 impl fmt::Display for Explained<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)?;
-        for error in &self.0.errors {
+        let Refusal { message, errors } = self.0;
+        let Some(first) = errors.first() else { return f.write_str(message) };
+        // A message may have the fields in one line already: they are easier to read apart.
+        let head = message.split(&first.to_string()).next().unwrap_or_default();
+        f.write_str(head.trim_end_matches([':', ' ']))?;
+        for error in errors {
             write!(f, "\n  {error}")?;
         }
         Ok(())

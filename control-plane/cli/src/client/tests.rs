@@ -68,7 +68,8 @@ async fn application() -> Response {
         FieldError::new("applications[0].microservices[0].memory", "must not be negative"),
         FieldError::new("sla_version", "is required"),
     ];
-    refusal(StatusCode::UNPROCESSABLE_ENTITY, "the deployment descriptor is not valid", errors)
+    let message = format!("the request is not valid: {}; {}", errors[0], errors[1]);
+    refusal(StatusCode::UNPROCESSABLE_ENTITY, &message, errors)
 }
 
 /// A server on a port of its own, and a client that has logged in there with `token`.
@@ -161,7 +162,7 @@ async fn a_refused_descriptor_names_every_field() {
     let answer = setup.client.post::<Done>(&["api", "application", ""], Some(b"{}".to_vec()));
     assert_eq!(
         answer.await.unwrap_err().to_string(),
-        "the deployment descriptor is not valid\
+        "the request is not valid\
          \n  applications[0].microservices[0].memory: must not be negative\
          \n  sla_version: is required"
     );

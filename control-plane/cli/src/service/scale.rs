@@ -79,7 +79,8 @@ struct Change {
 }
 
 fn plan(instances: &[JobInstance], count: u32) -> Change {
-    let mut present: Vec<_> = instances.iter().collect();
+    let mut present: Vec<_> =
+        instances.iter().filter(|i| i.status != InstanceStatus::Undeployed).collect();
     // The first are kept: those that run or will, and among them the oldest.
     present.sort_by_key(|instance| (preference(&instance.status), instance.instance_number));
     let mut numbers = present.into_iter().map(|instance| instance.instance_number);
@@ -129,6 +130,12 @@ mod tests {
         );
         assert_eq!(plan(&instances, 4).stop, [0].into());
         assert_eq!(plan(&instances, 0).keep, [].into());
+    }
+
+    #[test]
+    fn those_that_are_on_their_way_out_do_not_count() {
+        let change = plan(&[running(0), instance(1, InstanceStatus::Undeployed)], 2);
+        assert_eq!(change, Change { keep: [0].into(), stop: [].into(), start: 1 });
     }
 
     #[test]

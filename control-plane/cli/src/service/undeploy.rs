@@ -1,6 +1,9 @@
 //! `xylem service undeploy`
 
-use std::io::{self, Write};
+use std::{
+    collections::BTreeSet,
+    io::{self, Write},
+};
 
 use anyhow::bail;
 use clap::Args;
@@ -39,19 +42,17 @@ pub(crate) struct UndeployArgs {
 /// confirms, or, when waited for, an instance stays.
 pub(super) async fn run(client: &mut Client, args: UndeployArgs) -> anyhow::Result<()> {
     let service = resolve::find(client, &args.service).await?;
-    let present = service.instance_list.iter().map(|i| i.instance_number);
+    let numbers = service.instance_list.iter().map(|i| i.instance_number);
+    let present: BTreeSet<u32> = numbers.collect();
     let (what, numbers, path) = match args.instance {
         Some(number) => {
-            if !present.clone().any(|n| n == number) {
+            if !present.contains(&number) {
                 let name = &service.job_name;
                 bail!("{name} has no instance {number}; `xylem service inspect {name}` lists them");
             }
             (format!("instance {number}"), [number].into(), number.to_string())
         }
-        None => {
-            let count = service.instance_list.len();
-            (format!("all {count} instance(s)"), present.collect(), ALL.to_owned())
-        }
+        None => (format!("all {} instance(s)", present.len()), present, ALL.to_owned()),
     };
     if !args.confirmation.ask(&format!("stop {what} of {}?", service.job_name))? {
         bail!("not stopped");

@@ -100,17 +100,18 @@ fn look_for_running(job: &Job, numbers: &BTreeSet<u32>) -> Look {
     Look::Pending(format!("{running} of {} running; {}", numbers.len(), pending.join("; ")))
 }
 
+/// An instance stays listed as UNDEPLOYED until its cluster has confirmed that it is gone.
 fn look_for_gone(job: &Job, numbers: &BTreeSet<u32>) -> Look {
-    let left = job
+    let left: Vec<_> = job
         .instance_list
         .iter()
         .filter(|i| numbers.contains(&i.instance_number))
-        .filter(|i| i.status != InstanceStatus::Undeployed)
-        .count();
-    match left {
-        0 => Look::Reached,
-        left => Look::Pending(format!("{left} of {} still there", numbers.len())),
+        .map(told)
+        .collect();
+    if left.is_empty() {
+        return Look::Reached;
     }
+    Look::Pending(format!("{} of {} still there; {}", left.len(), numbers.len(), left.join("; ")))
 }
 
 fn told(instance: &JobInstance) -> String {
@@ -189,13 +190,18 @@ mod tests {
     }
 
     #[test]
-    fn gone_means_not_listed_or_undeployed() {
+    fn gone_means_that_the_cluster_confirmed_it() {
         let goal = Goal::Gone([0, 1].into());
+        let undeployed = JobInstance {
+            status_detail: "waiting for its cluster".to_owned(),
+            ..instance(0, InstanceStatus::Undeployed)
+        };
         assert_eq!(
-            goal.look(&service(vec![running(0)])),
-            Look::Pending("1 of 2 still there".to_owned())
+            goal.look(&service(vec![undeployed, running(2)])),
+            Look::Pending(
+                "1 of 2 still there; instance 0 UNDEPLOYED (waiting for its cluster)".to_owned()
+            )
         );
-        let undeployed = instance(0, InstanceStatus::Undeployed);
-        assert_eq!(goal.look(&service(vec![undeployed, running(2)])), Look::Reached);
+        assert_eq!(goal.look(&service(vec![running(2)])), Look::Reached);
     }
 }
