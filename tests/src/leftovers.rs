@@ -2,6 +2,7 @@
 //! was killed could not remove.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -52,14 +53,30 @@ pub fn remove(name: &Name, state: Option<&Path>) -> Vec<Error> {
     errors
 }
 
+/// Processes in the control groups of a worker, each counted once.
+pub(crate) fn processes_below(cgroup_parent: &str) -> usize {
+    let mut pids = BTreeSet::new();
+    for group in top_groups().filter(|group| group.ends_with(cgroup_parent)) {
+        for_each_below(&group, &mut |group| pids.extend(processes_in(group)));
+    }
+    pids.len()
+}
+
 /// The topmost control groups of the platform's workers, in every hierarchy.
 fn control_groups(name: &Name) -> Vec<PathBuf> {
+    top_groups().filter(|group| begins_with(group, &format!("{}-", name.label()))).collect()
+}
+
+/// A tree of version 2, or one for each controller and a folder with all of them.
+fn top_groups() -> impl Iterator<Item = PathBuf> {
     let top = Path::new(CGROUPS);
     let hierarchies = std::iter::once(top.to_owned()).chain(folders_in(top));
-    hierarchies
-        .flat_map(|hierarchy| folders_in(&hierarchy))
-        .filter(|group| begins_with(group, &format!("{}-", name.label())))
-        .collect()
+    hierarchies.flat_map(|hierarchy| folders_in(&hierarchy))
+}
+
+fn processes_in(group: &Path) -> Vec<i32> {
+    let list = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    list.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// Kills every process in the groups and waits until none is left.
@@ -68,8 +85,7 @@ fn end_processes(groups: &[PathBuf]) -> Result<()> {
         let mut left = 0;
         for group in groups {
             for_each_below(group, &mut |group| {
-                let list = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-                for pid in list.lines().filter_map(|line| line.parse().ok()) {
+                for pid in processes_in(group) {
                     left += 1;
                     // One that ends by itself meanwhile is as good.
                     kill(Pid::from_raw(pid), Signal::SIGKILL).ok();

@@ -6,7 +6,9 @@
 //! [`daemon`] only.
 
 pub mod daemon;
+pub mod deployment;
 pub mod image;
+pub mod inside;
 pub mod leftovers;
 pub mod link;
 pub mod load;

@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use netlink_packet_route::{
-    link::{InfoData, InfoVeth},
-    route::{RouteAddress, RouteAttribute},
+    link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -93,6 +93,32 @@ pub async fn index(netlink: &Handle, ifname: &str) -> Result<u32> {
     link.map(|link| link.header.index).with_context(|| format!("no interface {ifname}"))
 }
 
+/// Name and kind (`veth`, `bridge`, `tun`, …) of every interface; loopback's kind is empty.
+///
+/// # Errors
+/// If the kernel does not list its interfaces.
+pub async fn all(netlink: &Handle) -> Result<Vec<(String, String)>> {
+    let links: Vec<_> = netlink.link().get().execute().try_collect().await?;
+    let describe = |link: LinkMessage| {
+        let (mut name, mut kind) = (String::new(), String::new());
+        for attribute in link.attributes {
+            match attribute {
+                LinkAttribute::IfName(is) => name = is,
+                LinkAttribute::LinkInfo(infos) => {
+                    for info in infos {
+                        if let LinkInfo::Kind(is) = info {
+                            kind = is.to_string();
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        (name, kind)
+    };
+    Ok(links.into_iter().map(describe).collect())
+}
+
 /// Every IPv4 destination with a route of its own, as network and prefix length; the default
 /// route is not one.
 ///
@@ -101,7 +127,7 @@ pub async fn index(netlink: &Handle, ifname: &str) -> Result<u32> {
 pub async fn routed_networks(netlink: &Handle) -> Result<Vec<(Ipv4Addr, u8)>> {
     let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let routes: Vec<_> = netlink.route().get(all).execute().try_collect().await?;
-    let network = |route: netlink_packet_route::route::RouteMessage| {
+    let network = |route: RouteMessage| {
         let prefix = route.header.destination_prefix_length;
         route.attributes.into_iter().find_map(|attribute| match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(network)) => Some((network, prefix)),

@@ -63,6 +63,13 @@ pub struct Worker {
     pub node_engine: Process,
 }
 
+impl Worker {
+    /// How many instances have processes here.
+    pub fn instances(&self) -> usize {
+        leftovers::processes_below(&self.paths.cgroup_parent)
+    }
+}
+
 /// Everything there is to a platform; all of it is removed when this is dropped.
 #[derive(Debug)]
 pub struct Platform {

@@ -46,6 +46,8 @@ impl Process {
         if let Some(netns) = netns {
             netns.enter(&mut command);
         }
+        // Ctrl-C on a terminal is for whoever started us, who ends us in order.
+        command.process_group(0);
         // SAFETY: prctl is a bare system call and touches no memory, so it is allowed between
         // fork and exec.
         unsafe {

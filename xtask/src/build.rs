@@ -1,7 +1,10 @@
 //! Building everything, each part once: the same packages and features for build and test, so
 //! that nothing is compiled a second time for the other.
 
-use std::env::consts::ARCH;
+use std::{
+    env::{self, consts::ARCH},
+    path::PathBuf,
+};
 
 use anyhow::{Context, Result};
 
@@ -20,6 +23,12 @@ pub(crate) fn everything() -> Result<()> {
     run(cargo().arg("build").args(HOST_PACKAGES).arg("--bins"))
         .context("the programs do not build")?;
     demo_app()
+}
+
+/// Where cargo puts the programs: where we are.
+pub(crate) fn target_folder() -> PathBuf {
+    let this = env::current_exe().expect("a program has a path");
+    this.parent().expect("a program is in a folder").to_owned()
 }
 
 /// The application that containers run: static, since its image has no libraries.

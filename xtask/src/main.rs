@@ -6,6 +6,7 @@
 mod build;
 mod ci;
 mod command;
+mod demo;
 mod ebpf;
 mod linker;
 mod packages;
@@ -31,6 +32,12 @@ enum Task {
     Setup,
     /// Build the kernel programs into target/bpf/xylem.o
     BuildEbpf,
+    /// Build everything and show the platform at work on this machine; needs root
+    Demo {
+        /// Options of the demo; `--check` asserts, tears down and ends; `--help` has them all
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Build everything and run every test, or one suite; needs root
     Test {
         #[arg(value_enum)]
@@ -44,6 +51,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Task::Setup => setup::run().map(drop),
         Task::BuildEbpf => setup::run().and_then(|tools| ebpf::build(&tools)),
+        Task::Demo { options } => demo::demo(&options),
         Task::Test { suite } => test::test(suite),
         Task::Ci => ci::ci(),
     };

@@ -1,0 +1,148 @@
+//! The application of the demo: a service with an instance for each worker, and a client.
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use xylem_tests::{daemon, image::Image, platform::Platform, rest::Rest, wait::wait_for};
+use xylem_types::{
+    instance::InstanceStatus,
+    job::{Job, JobInstance},
+};
+
+const RUNNING_LIMIT: Duration = Duration::from_secs(60);
+const TALLY_LIMIT: Duration = Duration::from_secs(30);
+const REMOVAL_LIMIT: Duration = Duration::from_secs(30);
+
+/// What stands in the SLA for the registry's address, which is chosen at each run.
+const REGISTRY: &str = "REGISTRY/";
+
+/// The services of `scripts/demo/sla.json`.
+#[derive(Debug)]
+pub(crate) struct Application {
+    id: String,
+    web: String,
+    client: String,
+}
+
+/// One round of the client, as it prints it (`tests/demo-app/src/dial.rs`).
+#[derive(Debug, Deserialize)]
+pub(crate) struct Tally {
+    pub(crate) target: String,
+    /// By name of the instance.
+    pub(crate) answers: BTreeMap<String, u32>,
+    pub(crate) failed: u32,
+    pub(crate) failure: Option<String>,
+    pub(crate) slowest_ms: f64,
+}
+
+impl Application {
+    /// Pushes the image, registers the SLA, and asks for the instances.
+    pub(crate) fn deploy(platform: &Platform, instances: u8) -> Result<Self> {
+        let hub = &platform.topology.hub.netns;
+        let image = Image::of_binary("demo-app", &daemon::demo_app())?;
+        let reference = platform.registry.add(hub, "demo-app", "1", &image)?;
+        let (registry, _) = reference.split_once('/').context("a reference names a registry")?;
+
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/demo/sla.json");
+        let sla = fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?
+            .replace(REGISTRY, &format!("{registry}/"));
+
+        let rest = from_this_host(platform)?;
+        let application = rest.create_application(&sla)?;
+        let services = rest.services(&application.id)?;
+        let id_of = |name: &str| {
+            let service = services.iter().find(|service| service.service_name == name);
+            service.map(|service| service.id.clone()).with_context(|| format!("no service {name}"))
+        };
+        let this = Self { id: application.id, web: id_of("web")?, client: id_of("client")? };
+        for _ in 0..instances {
+            rest.add_instance(&this.web)?;
+        }
+        rest.add_instance(&this.client)?;
+        Ok(this)
+    }
+
+    pub(crate) fn wait_running(&self, platform: &Platform) -> Result<()> {
+        wait_for("all instances to run", RUNNING_LIMIT, || {
+            platform.check_alive()?;
+            for service in [self.web(platform)?, self.client(platform)?] {
+                for instance in &service.instance_list {
+                    if instance.status != InstanceStatus::Running {
+                        bail!("{}", describe(&service, instance));
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The client's last whole round, once there is one in which every instance answered.
+    pub(crate) fn wait_tally(&self, platform: &Platform) -> Result<Tally> {
+        let wanted = self.web(platform)?.instance_list.len();
+        wait_for("the client to be answered by every instance", TALLY_LIMIT, || {
+            platform.check_alive()?;
+            let client = self.client(platform)?;
+            let instance = client.instance_list.first().context("the client has no instance")?;
+            let tally = last_tally(&instance.logs).with_context(|| {
+                format!("no round in the client's output yet: {:?}", instance.logs)
+            })?;
+            if tally.answers.len() < wanted {
+                bail!("{} of {wanted} instances answered: {tally:?}", tally.answers.len());
+            }
+            Ok(tally)
+        })
+    }
+
+    pub(crate) fn web(&self, platform: &Platform) -> Result<Job> {
+        from_this_host(platform)?.service(&self.web)
+    }
+
+    pub(crate) fn client(&self, platform: &Platform) -> Result<Job> {
+        from_this_host(platform)?.service(&self.client)
+    }
+
+    /// Undeploys everything and waits until the workers have no instance left.
+    pub(crate) fn remove(&self, platform: &Platform) -> Result<()> {
+        let rest = from_this_host(platform)?;
+        rest.delete_application(&self.id)?;
+        wait_for("the workers to remove all instances", REMOVAL_LIMIT, || {
+            let left: usize = platform.workers.iter().map(|worker| worker.instances()).sum();
+            if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
+        })
+    }
+}
+
+fn from_this_host(platform: &Platform) -> Result<Rest<'static>> {
+    Rest::log_in(platform.root_url(), None)
+}
+
+fn describe(service: &Job, instance: &JobInstance) -> String {
+    format!(
+        "{}.{} is {} {}",
+        service.service_name, instance.instance_number, instance.status, instance.status_detail
+    )
+}
+
+/// The output is the end of a longer text: its first line may be a part of one.
+fn last_tally(output: &str) -> Option<Tally> {
+    output.lines().rev().find_map(|line| serde_json::from_str(line).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_whole_round_is_found_in_the_end_of_a_log() {
+        let round = |n: u32| {
+            format!(
+                r#"{{"round":{n},"target":"10.30.0.1:80","answers":{{"web":{n}}},"failed":0,"failure":null,"first_ms":0.1,"slowest_ms":0.2}}"#
+            )
+        };
+        let log = format!("t\":2}}\n{}\nINSTANCE  ANSWERS\n{}\n{{\"rou", round(1), round(2));
+        assert_eq!(last_tally(&log).unwrap().answers["web"], 2);
+        assert!(last_tally("INSTANCE").is_none());
+    }
+}

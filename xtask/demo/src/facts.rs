@@ -1,0 +1,109 @@
+//! What the demo shows and checks, gathered from where each is known best: the root, the
+//! client's own output, the kernel.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use net_common::{Counter, ProgramCounter};
+use net_maps::PinnedMaps;
+use xylem_tests::{link, platform::Platform};
+use xylem_types::{
+    instance::InstanceStatus,
+    job::{Job, JobInstance},
+};
+
+use crate::application::{Application, Tally};
+
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) service_ip: Ipv4Addr,
+    pub(crate) web: Vec<Instance>,
+    pub(crate) client: Instance,
+    pub(crate) tally: Tally,
+    pub(crate) links: Vec<Link>,
+    /// Of the programs on the client's worker.
+    pub(crate) programs: Vec<(ProgramCounter, Counter)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Instance {
+    /// `service.number`
+    pub(crate) name: String,
+    pub(crate) number: u32,
+    pub(crate) status: InstanceStatus,
+    /// Position in the platform's list.
+    pub(crate) worker: usize,
+    pub(crate) namespace_ip: Option<Ipv4Addr>,
+    pub(crate) instance_ip: Option<Ipv4Addr>,
+    pub(crate) underlay: String,
+}
+
+/// An interface of a worker.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) worker: String,
+    pub(crate) ifname: String,
+    /// `veth`, `bridge`, `tun`, …; empty for loopback.
+    pub(crate) kind: String,
+}
+
+pub(crate) fn gather(
+    platform: &Platform,
+    application: &Application,
+    tally: Tally,
+) -> Result<Facts> {
+    let web = application.web(platform)?;
+    let client = application.client(platform)?;
+    let instances = |service: &Job| -> Result<Vec<Instance>> {
+        service.instance_list.iter().map(|one| instance(platform, service, one)).collect()
+    };
+    let client = instances(&client)?.pop().context("the client has no instance")?;
+
+    let mut links = Vec::new();
+    for (host, worker) in platform.topology.workers.iter().zip(&platform.workers) {
+        let found = host.netns.netlink(async |netlink| link::all(&netlink).await)?;
+        links.extend(found.into_iter().map(|(ifname, kind)| Link {
+            worker: worker.name.clone(),
+            ifname,
+            kind,
+        }));
+    }
+    let bpffs = &platform.workers[client.worker].paths.bpffs_root;
+    let maps = PinnedMaps::open(bpffs)?;
+    Ok(Facts {
+        service_ip: web.rr_ip,
+        web: instances(&web)?,
+        client,
+        tally,
+        links,
+        programs: maps.program_counters()?,
+    })
+}
+
+/// Workers share one host name and are told apart by their underlay address.
+fn instance(platform: &Platform, service: &Job, instance: &JobInstance) -> Result<Instance> {
+    let name = format!("{}.{}", service.service_name, instance.instance_number);
+    let hosts = &platform.topology.workers;
+    let is_it = |address: Ipv4Addr| address.to_string() == instance.host_ip;
+    let worker = hosts.iter().position(|host| is_it(host.address)).with_context(|| {
+        format!("{name} is said to run on {:?}, which is no worker's address", instance.host_ip)
+    })?;
+    Ok(Instance {
+        name,
+        number: instance.instance_number,
+        status: instance.status.clone(),
+        worker,
+        namespace_ip: instance.namespace_ip,
+        instance_ip: instance.instance_ip,
+        underlay: format!("{}:{}", instance.host_ip, instance.host_port),
+    })
+}
+
+impl Facts {
+    /// How often an instance answered. Containers are called by their number: `instance-0`.
+    pub(crate) fn answers(&self, instance: &Instance) -> u32 {
+        let number = instance.number.to_string();
+        let of = |name: &str| name.rsplit(['-', '.']).next() == Some(number.as_str());
+        self.tally.answers.iter().filter(|(name, _)| of(name)).map(|(_, count)| count).sum()
+    }
+}
