@@ -16,7 +16,6 @@ use crate::application::{Application, Tally};
 
 #[derive(Debug)]
 pub(crate) struct Facts {
-    pub(crate) service_ip: Ipv4Addr,
     pub(crate) web: Vec<Instance>,
     pub(crate) client: Instance,
     pub(crate) tally: Tally,
@@ -71,7 +70,6 @@ pub(crate) fn gather(
     let bpffs = &platform.workers[client.worker].paths.bpffs_root;
     let maps = PinnedMaps::open(bpffs)?;
     Ok(Facts {
-        service_ip: web.rr_ip,
         web: instances(&web)?,
         client,
         tally,
