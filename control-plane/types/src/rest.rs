@@ -41,6 +41,37 @@ pub struct RefreshResponse {
     pub token: String,
 }
 
+/// `POST /api/auth/register`, by an Admin.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RegisterRequest {
+    pub name: String,
+    #[serde(default)]
+    pub email: String,
+    pub password: String,
+    #[serde(default)]
+    pub roles: Vec<String>,
+}
+
+impl std::fmt::Debug for RegisterRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegisterRequest").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// `POST /api/user/{name}`, by that user.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PasswordChange {
+    pub old_password: String,
+    pub new_password: String,
+}
+
+impl std::fmt::Debug for PasswordChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PasswordChange").finish_non_exhaustive()
+    }
+}
+
 /// Body of every answer that is not a success: what is wrong and what to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
@@ -87,10 +118,20 @@ pub struct ApplicationUpdate {
 pub struct ServicesCreated {
     /// Id of the last service created.
     pub job_id: String,
-    /// Ids of all that were created.
-    pub deployed_services: Vec<String>,
+    pub deployed_services: Vec<ServiceCreated>,
     /// Always empty: one that cannot be created refuses them all.
-    pub failed_services: Vec<String>,
+    pub failed_services: Vec<ServiceCreated>,
+}
+
+/// One service in [`ServicesCreated`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceCreated {
+    pub service_name: String,
+    /// HTTP status: 200.
+    pub status: u16,
+    /// Ours: its id.
+    #[serde(rename = "microserviceID")]
+    pub microservice_id: String,
 }
 
 /// Reply to `POST /api/service/{id}/instance`: accepted, and on its way.
@@ -107,6 +148,12 @@ pub struct InstanceCreated {
 pub struct Done {
     /// `ok`
     pub message: String,
+}
+
+impl Done {
+    pub fn ok() -> Self {
+        Self { message: "ok".to_owned() }
+    }
 }
 
 /// A cluster: `GET /api/clusters/`, and those that are active from `GET /api/clusters/active`.

@@ -1,0 +1,31 @@
+//! Clusters and their workers over HTTP.
+
+use axum::{Json, extract::State};
+use xylem_types::rest::{Cluster, Node};
+
+use super::error::{ApiError, User};
+use crate::engine::Engine;
+
+/// `GET /api/clusters/`: all that have ever connected.
+pub(crate) async fn list(
+    State(engine): State<Engine>,
+    _user: User,
+) -> Result<Json<Vec<Cluster>>, ApiError> {
+    Ok(Json(engine.ask(|state, now| Ok(state.clusters_view(false, now))).await?))
+}
+
+/// `GET /api/clusters/active`
+pub(crate) async fn list_active(
+    State(engine): State<Engine>,
+    _user: User,
+) -> Result<Json<Vec<Cluster>>, ApiError> {
+    Ok(Json(engine.ask(|state, now| Ok(state.clusters_view(true, now))).await?))
+}
+
+/// `GET /api/nodes/`, ours: the workers of all active clusters.
+pub(crate) async fn nodes(
+    State(engine): State<Engine>,
+    _user: User,
+) -> Result<Json<Vec<Node>>, ApiError> {
+    Ok(Json(engine.ask(|state, now| Ok(state.nodes_view(now))).await?))
+}

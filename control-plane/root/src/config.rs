@@ -1,0 +1,133 @@
+//! Settings: flag, else environment, else file, else default.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Parser;
+use serde::Deserialize;
+
+const DEFAULT_LISTEN: &str = "0.0.0.0:10000";
+const DEFAULT_DATA_DIR: &str = "/var/lib/xylem/root";
+const DEFAULT_CLUSTER_STALE_SECS: u64 = 15;
+
+/// The root of the control plane: REST API, scheduling over clusters, addresses.
+#[derive(Debug, Parser)]
+#[command(name = "xylem-root", version)]
+pub struct Flags {
+    /// Address and port of the REST API and of the clusters' sessions [default: 0.0.0.0:10000]
+    #[arg(long, env = "XYLEM_ROOT_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Folder for everything that must outlive a restart [default: /var/lib/xylem/root]
+    #[arg(long, env = "XYLEM_ROOT_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// A cluster whose report of resources is older gets nothing new [default: 15]
+    #[arg(long, env = "XYLEM_ROOT_CLUSTER_STALE_SECS")]
+    cluster_stale_secs: Option<u64>,
+    /// Password of the user Admin, made at the first start; later ones ignore it [default: Admin]
+    #[arg(long, env = "XYLEM_ADMIN_PASSWORD", hide_env_values = true)]
+    admin_password: Option<String>,
+    /// TOML file with the same settings, as in `listen = "127.0.0.1:10000"`
+    #[arg(long, env = "XYLEM_ROOT_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Option<SocketAddr>,
+    data_dir: Option<PathBuf>,
+    cluster_stale_secs: Option<u64>,
+    admin_password: Option<String>,
+}
+
+/// Effective settings.
+#[derive(Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub data_dir: PathBuf,
+    pub cluster_stale_after: Duration,
+    /// Only for the first start; none = `Admin`, which everybody knows.
+    pub admin_password: Option<String>,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("listen", &self.listen)
+            .field("data_dir", &self.data_dir)
+            .field("cluster_stale_after", &self.cluster_stale_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{} is not a valid configuration", path.display())]
+    Parse { path: PathBuf, source: toml::de::Error },
+}
+
+impl Config {
+    /// # Errors
+    /// When the file that is named cannot be read, or has unknown keys.
+    pub fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let file = match &flags.config {
+            Some(path) => read(path)?,
+            None => File::default(),
+        };
+        Ok(Self::resolve(flags, file))
+    }
+
+    fn resolve(flags: Flags, file: File) -> Self {
+        let default_listen = DEFAULT_LISTEN.parse().expect("the constant is an address");
+        let stale = flags.cluster_stale_secs.or(file.cluster_stale_secs);
+        Self {
+            listen: flags.listen.or(file.listen).unwrap_or(default_listen),
+            data_dir: flags.data_dir.or(file.data_dir).unwrap_or(DEFAULT_DATA_DIR.into()),
+            cluster_stale_after: Duration::from_secs(stale.unwrap_or(DEFAULT_CLUSTER_STALE_SECS)),
+            admin_password: flags.admin_password.or(file.admin_password),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(arguments: &[&str]) -> Flags {
+        Flags::parse_from(std::iter::once(&"xylem-root").chain(arguments))
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_the_default() {
+        let file: File = toml::from_str(
+            "listen = \"127.0.0.1:1\"\ncluster_stale_secs = 3\ndata_dir = \"/from/file\"",
+        )
+        .unwrap();
+        let config = Config::resolve(flags(&["--data-dir", "/from/flag"]), file);
+        assert_eq!(config.listen, "127.0.0.1:1".parse().unwrap());
+        assert_eq!(config.data_dir, Path::new("/from/flag"));
+        assert_eq!(config.cluster_stale_after, Duration::from_secs(3));
+        let config = Config::resolve(flags(&[]), File::default());
+        assert_eq!(config.listen, DEFAULT_LISTEN.parse().unwrap());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("root.toml");
+        std::fs::write(&path, "lisen = \"127.0.0.1:1\"").unwrap();
+        assert!(matches!(read(&path), Err(ConfigError::Parse { .. })));
+    }
+}

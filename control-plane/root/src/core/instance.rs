@@ -1,0 +1,208 @@
+//! One instance: from the wish to have it until its cluster has confirmed that it is gone.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use xylem_types::{
+    instance::{Generation, InstanceStatus},
+    job::Job,
+    mqtt::{DeployCommand, UpdateKind},
+    session::{FromRoot, InstanceKey, Observed, Placement},
+};
+
+use super::{account::Caller, ipam::AddressPair, moment::Moment, refusal::Refusal, state::State};
+
+/// An instance as it is in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Instance {
+    /// The service's name: a tombstone outlives its service.
+    pub(crate) job_name: String,
+    /// Of the last placement, by the root or, within it, by the cluster; 0 = none yet.
+    pub(crate) generation: Generation,
+    pub(crate) status: InstanceStatus,
+    pub(crate) status_detail: String,
+    /// Who shall run it; none while a cluster is sought.
+    pub(crate) cluster_id: Option<String>,
+    /// A tombstone: shall not run, and is forgotten once the cluster has confirmed that.
+    pub(crate) removing: bool,
+    pub(crate) instance_ip: Ipv4Addr,
+    pub(crate) instance_ip_v6: Ipv6Addr,
+    pub(crate) site: Site,
+    pub(crate) modified: Timestamp,
+}
+
+/// Where the instance runs, as its cluster reports it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Site {
+    pub(crate) worker_id: String,
+    pub(crate) worker_name: String,
+    pub(crate) host_ip: String,
+    pub(crate) host_port: u16,
+    pub(crate) publicip: String,
+    pub(crate) namespace_ip: Option<Ipv4Addr>,
+    pub(crate) namespace_ip_v6: Option<Ipv6Addr>,
+}
+
+impl From<&Observed> for Site {
+    fn from(observed: &Observed) -> Self {
+        Self {
+            worker_id: observed.worker_id.clone().unwrap_or_default(),
+            worker_name: observed.worker_name.clone(),
+            host_ip: observed.host_ip.clone(),
+            host_port: observed.host_port,
+            publicip: observed.publicip.clone(),
+            namespace_ip: observed.namespace_ip,
+            namespace_ip_v6: observed.namespace_ip_v6,
+        }
+    }
+}
+
+impl Instance {
+    /// Whether a cluster that has nothing of it shall be told to run it. One that completed shall
+    /// not run again.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.removing && self.status != InstanceStatus::Completed
+    }
+
+    pub(crate) fn addresses(&self) -> AddressPair {
+        AddressPair { v4: self.instance_ip, v6: self.instance_ip_v6 }
+    }
+}
+
+/// What the cluster needs to run the instance.
+pub(crate) fn placement(job: &Job, key: &InstanceKey, generation: Generation) -> Placement {
+    let (_, allowed_nodes) = job.sla.direct_targets();
+    Placement {
+        job_id: job.id.clone(),
+        command: DeployCommand {
+            job_name: job.job_name.clone(),
+            instance_number: key.instance_number,
+            generation,
+            virtualization: job.sla.virtualization.clone(),
+            image: job.image.clone(),
+            memory: job.sla.memory,
+            vcpus: job.sla.vcpus.into(),
+            cmd: job.sla.cmd.clone(),
+            environment: job.sla.environment.clone(),
+            one_shot: job.sla.one_shot,
+            privileged: job.sla.privileged,
+            port: job.sla.port.clone(),
+        },
+        allowed_nodes,
+        vgpus: job.sla.vgpus,
+    }
+}
+
+impl State {
+    /// Adds an instance to the service and looks for a cluster; that there is none now is a
+    /// status and no error. Returns the instance's number.
+    pub(crate) fn deploy(
+        &mut self,
+        caller: &Caller,
+        job_id: &str,
+        now: Moment,
+    ) -> Result<u32, Refusal> {
+        let mut job = self.service(caller, job_id)?.clone();
+        let number = job.next_instance_progressive_number;
+        let key = InstanceKey { job_id: job_id.to_owned(), instance_number: number };
+        let addresses = self.ipam.instance(&key)?;
+        job.next_instance_progressive_number = number.checked_add(1).ok_or(Refusal::Exhausted {
+            what: "instance numbers",
+            all: 1 << 32,
+            remedy: "make a new service",
+        })?;
+        let instance = Instance {
+            job_name: job.job_name.clone(),
+            generation: 0,
+            status: InstanceStatus::Requested,
+            status_detail: String::new(),
+            cluster_id: None,
+            removing: false,
+            instance_ip: addresses.v4,
+            instance_ip_v6: addresses.v6,
+            site: Site::default(),
+            modified: now.wall,
+        };
+        self.services.put(job_id.to_owned(), job);
+        self.instances.put(key.clone(), instance);
+        self.place(&key, now);
+        Ok(number)
+    }
+
+    /// Removes the instance of that number, or all.
+    pub(crate) fn scale_down(
+        &mut self,
+        caller: &Caller,
+        job_id: &str,
+        number: Option<u32>,
+        now: Moment,
+    ) -> Result<(), Refusal> {
+        self.service(caller, job_id)?;
+        let keys = match number {
+            None => self.instances_of(job_id),
+            Some(instance_number) => {
+                let key = InstanceKey { job_id: job_id.to_owned(), instance_number };
+                if !self.instances.contains(&key) {
+                    return Err(Refusal::not_found("instance", &instance_number.to_string()));
+                }
+                vec![key]
+            }
+        };
+        for key in keys {
+            self.undeploy(&key, now);
+        }
+        Ok(())
+    }
+
+    /// Turns the instance into a tombstone, or forgets it at once when no cluster has it.
+    pub(crate) fn undeploy(&mut self, key: &InstanceKey, now: Moment) {
+        let Some(mut instance) = self.instances.get(key).cloned() else { return };
+        let Some(cluster_id) = instance.cluster_id.clone() else {
+            self.forget(key);
+            return;
+        };
+        let before = self.entry(key);
+        if !instance.removing {
+            instance.removing = true;
+            instance.status = InstanceStatus::Undeployed;
+            instance.status_detail =
+                "waiting until its cluster confirms that it is gone".to_owned();
+            instance.modified = now.wall;
+            self.instances.put(key.clone(), instance.clone());
+        }
+        self.send_undeploy(&cluster_id, key, instance.generation);
+        self.announce(key, before);
+    }
+
+    pub(crate) fn send_undeploy(
+        &mut self,
+        cluster_id: &str,
+        key: &InstanceKey,
+        generation: Generation,
+    ) {
+        let job_name = self.instances.get(key).map(|i| i.job_name.clone()).unwrap_or_default();
+        self.send(cluster_id, FromRoot::Undeploy { key: key.clone(), job_name, generation });
+    }
+
+    /// The instance is gone for good.
+    pub(crate) fn forget(&mut self, key: &InstanceKey) {
+        let before = self.entry(key);
+        let Some(instance) = self.instances.remove(key) else { return };
+        self.ipam.release_instance(key, instance.addresses());
+        self.usage.remove(key);
+        self.refusals.remove(key);
+        if let Some(live) = instance.cluster_id.and_then(|id| self.live.get_mut(&id)) {
+            live.unsettled.remove(key);
+        }
+        self.peers_stale = true;
+        if before.is_some() {
+            self.notify(&instance.job_name, UpdateKind::Undeployment);
+        }
+    }
+
+    pub(crate) fn instances_of(&self, job_id: &str) -> Vec<InstanceKey> {
+        let numbered = |instance_number| InstanceKey { job_id: job_id.to_owned(), instance_number };
+        self.instances.range(numbered(0)..=numbered(u32::MAX)).map(|(key, _)| key.clone()).collect()
+    }
+}

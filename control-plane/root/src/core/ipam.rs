@@ -1,0 +1,269 @@
+//! The root network component's addresses: a subnet per worker, service IPs and instance IPs.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::Ipv6Net;
+use xylem_types::{
+    address::{
+        INSTANCE_RANGE_V6, NAMESPACE_RANGE, NAMESPACE_RANGE_V6, ROUND_ROBIN_RANGE_V6,
+        SERVICE_RANGE, WORKER_SUBNET_PREFIX, WORKER_SUBNET_PREFIX_V6,
+    },
+    session::InstanceKey,
+    sla::{Addresses, FieldError},
+};
+
+use super::{
+    pool::{Lease, Owner, Pool},
+    refusal::Refusal,
+    rows::Rows,
+};
+
+/// Workers that can have a subnet at a time.
+const SUBNETS: u128 = 1 << (WORKER_SUBNET_PREFIX - 16);
+/// IPv6 addresses chosen from a range: as many as there are of IPv4, because every service and
+/// instance has both. A user may ask for others of the range.
+const CHOSEN_V6: u128 = 0xffff;
+
+/// A worker's subnets, by network address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WorkerSubnet {
+    pub(crate) v4: Ipv4Addr,
+    pub(crate) v6: Ipv6Addr,
+}
+
+/// A pair for a service or an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AddressPair {
+    pub(crate) v4: Ipv4Addr,
+    pub(crate) v6: Ipv6Addr,
+}
+
+/// All pools.
+#[derive(Debug)]
+pub(crate) struct Ipam {
+    /// Service IPs and instance IPs.
+    pub(crate) service: Pool,
+    pub(crate) round_robin_v6: Pool,
+    pub(crate) instance_v6: Pool,
+    /// By number of the subnet, from 0.
+    pub(crate) subnets: Pool,
+}
+
+/// The leases of every pool, as they are in the store.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    pub(crate) service: Rows<u128, Lease>,
+    pub(crate) round_robin_v6: Rows<u128, Lease>,
+    pub(crate) instance_v6: Rows<u128, Lease>,
+    pub(crate) subnets: Rows<u128, Lease>,
+}
+
+impl Ipam {
+    pub(crate) fn new(leases: Leases) -> Self {
+        let service =
+            (bits(SERVICE_RANGE.network().into()) + 1, bits(SERVICE_RANGE.broadcast().into()) - 1);
+        let v6 = |range: Ipv6Net, rows| {
+            let first = bits(range.network().into()) + 1;
+            Pool::new(first, first + CHOSEN_V6 - 1, rows)
+        };
+        Self {
+            service: Pool::new(service.0, service.1, leases.service),
+            round_robin_v6: v6(ROUND_ROBIN_RANGE_V6, leases.round_robin_v6),
+            instance_v6: v6(INSTANCE_RANGE_V6, leases.instance_v6),
+            subnets: Pool::new(0, SUBNETS - 1, leases.subnets),
+        }
+    }
+
+    /// The subnet of a worker: the one it has, else one that nobody has.
+    pub(crate) fn subnet(&mut self, worker_id: &str) -> Result<WorkerSubnet, Refusal> {
+        let owner = Owner::Worker(worker_id.to_owned());
+        let number = match self.subnets.held_by(&owner) {
+            Some(number) => number,
+            None => self.subnets.allocate(owner).map_err(|_| {
+                exhausted("worker subnets", SUBNETS, "remove workers that are gone")
+            })?,
+        };
+        Ok(WorkerSubnet {
+            v4: v4(bits(NAMESPACE_RANGE.network().into()) + (number << (32 - WORKER_SUBNET_PREFIX))),
+            v6: Ipv6Addr::from(
+                bits(NAMESPACE_RANGE_V6.network().into())
+                    + (number << (128 - WORKER_SUBNET_PREFIX_V6)),
+            ),
+        })
+    }
+
+    pub(crate) fn release_subnet(&mut self, worker_id: &str) {
+        let owner = Owner::Worker(worker_id.to_owned());
+        if let Some(number) = self.subnets.held_by(&owner) {
+            self.subnets.release(number, &owner);
+        }
+    }
+
+    /// Round-robin service IPs: what the user asked for, the rest chosen. `field` is the path of
+    /// `addresses` in the user's SLA.
+    pub(crate) fn service(
+        &mut self,
+        job_id: &str,
+        wanted: &Addresses,
+        field: &str,
+    ) -> Result<AddressPair, Refusal> {
+        let owner = Owner::Service(job_id.to_owned());
+        let taken = |name: &str, ip: IpAddr| {
+            Refusal::Invalid(vec![FieldError::new(
+                format!("{field}.{name}"),
+                format!("{ip} is taken; choose another, or leave it out to get a free one"),
+            )])
+        };
+        let v4 = match wanted.rr_ip {
+            Some(ip) => {
+                self.service
+                    .claim(bits(ip.into()), owner.clone())
+                    .map_err(|_| taken("rr_ip", ip.into()))?;
+                ip
+            }
+            None => self.next_service_ip(owner.clone())?,
+        };
+        let v6 = match wanted.rr_ip_v6 {
+            Some(ip) => {
+                self.round_robin_v6
+                    .claim(bits(ip.into()), owner)
+                    .map_err(|_| taken("rr_ip_v6", ip.into()))?;
+                ip
+            }
+            None => next_v6(&mut self.round_robin_v6, owner, "IPv6 service IPs")?,
+        };
+        Ok(AddressPair { v4, v6 })
+    }
+
+    pub(crate) fn release_service(&mut self, job_id: &str, v4: Ipv4Addr, v6: Option<Ipv6Addr>) {
+        let owner = Owner::Service(job_id.to_owned());
+        self.service.release(bits(v4.into()), &owner);
+        if let Some(v6) = v6 {
+            self.round_robin_v6.release(bits(v6.into()), &owner);
+        }
+    }
+
+    pub(crate) fn instance(&mut self, key: &InstanceKey) -> Result<AddressPair, Refusal> {
+        let owner = Owner::Instance(key.clone());
+        let v4 = self.next_service_ip(owner.clone())?;
+        let v6 = next_v6(&mut self.instance_v6, owner, "IPv6 instance IPs")?;
+        Ok(AddressPair { v4, v6 })
+    }
+
+    pub(crate) fn release_instance(&mut self, key: &InstanceKey, pair: AddressPair) {
+        let owner = Owner::Instance(key.clone());
+        self.service.release(bits(pair.v4.into()), &owner);
+        self.instance_v6.release(bits(pair.v6.into()), &owner);
+    }
+
+    /// Whose service or instance IP this is.
+    pub(crate) fn owner_of(&self, ip: IpAddr) -> Option<&Owner> {
+        let number = bits(ip);
+        match ip {
+            IpAddr::V4(_) => self.service.owner(number),
+            IpAddr::V6(_) => {
+                self.round_robin_v6.owner(number).or_else(|| self.instance_v6.owner(number))
+            }
+        }
+    }
+
+    fn next_service_ip(&mut self, owner: Owner) -> Result<Ipv4Addr, Refusal> {
+        let all = (1 << (32 - SERVICE_RANGE.prefix_len())) - 2;
+        self.service
+            .allocate(owner)
+            .map(v4)
+            .map_err(|_| exhausted("service and instance IPs", all, "remove services or instances"))
+    }
+
+    pub(crate) fn pools_mut(&mut self) -> [&mut Pool; 4] {
+        [&mut self.service, &mut self.round_robin_v6, &mut self.instance_v6, &mut self.subnets]
+    }
+}
+
+fn next_v6(pool: &mut Pool, owner: Owner, what: &'static str) -> Result<Ipv6Addr, Refusal> {
+    pool.allocate(owner)
+        .map(Ipv6Addr::from)
+        .map_err(|_| exhausted(what, CHOSEN_V6, "remove services or instances"))
+}
+
+fn exhausted(what: &'static str, all: u128, remedy: &'static str) -> Refusal {
+    Refusal::Exhausted { what, all, remedy }
+}
+
+fn bits(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+fn v4(bits: u128) -> Ipv4Addr {
+    Ipv4Addr::from_bits(u32::try_from(bits).expect("the pool holds IPv4 addresses only"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use ipnet::Ipv4Net;
+
+    use super::*;
+
+    fn key(n: u32) -> InstanceKey {
+        InstanceKey { job_id: "job".to_owned(), instance_number: n }
+    }
+
+    #[test]
+    fn a_worker_keeps_its_subnet_and_no_two_overlap() {
+        let mut ipam = Ipam::new(Leases::default());
+        let mut seen = BTreeSet::new();
+        for n in 0..SUBNETS {
+            let subnet = ipam.subnet(&format!("worker {n}")).unwrap();
+            assert_eq!(ipam.subnet(&format!("worker {n}")).unwrap(), subnet);
+            assert!(seen.insert((subnet.v4, subnet.v6)));
+            let net = Ipv4Net::new(subnet.v4, WORKER_SUBNET_PREFIX).unwrap();
+            assert_eq!(net.network(), subnet.v4);
+            assert!(NAMESPACE_RANGE.contains(&net));
+        }
+        let refused = ipam.subnet("one too many").unwrap_err().to_string();
+        assert_eq!(refused, "all 1024 worker subnets are in use: remove workers that are gone");
+        ipam.release_subnet("worker 7");
+        ipam.subnet("one too many").unwrap();
+    }
+
+    #[test]
+    fn first_subnets_are_those_of_the_ranges() {
+        let mut ipam = Ipam::new(Leases::default());
+        ipam.subnet("a").unwrap();
+        let second = ipam.subnet("b").unwrap();
+        assert_eq!(second.v4, Ipv4Addr::new(10, 18, 0, 64));
+        assert_eq!(second.v6, "fc00::100".parse::<Ipv6Addr>().unwrap());
+    }
+
+    #[test]
+    fn services_and_instances_share_one_range() {
+        let mut ipam = Ipam::new(Leases::default());
+        let wanted = Addresses { rr_ip: Some(Ipv4Addr::new(10, 30, 0, 2)), ..Addresses::default() };
+        let service = ipam.service("job", &wanted, "addresses").unwrap();
+        assert_eq!(service.v4, Ipv4Addr::new(10, 30, 0, 2));
+        assert_eq!(ipam.instance(&key(0)).unwrap().v4, Ipv4Addr::new(10, 30, 0, 1));
+        assert_eq!(ipam.instance(&key(1)).unwrap().v4, Ipv4Addr::new(10, 30, 0, 3));
+        assert_eq!(ipam.owner_of(service.v6.into()), Some(&Owner::Service("job".to_owned())));
+        let refused = ipam.service("other", &wanted, "applications[0].addresses").unwrap_err();
+        let Refusal::Invalid(errors) = refused else { panic!("{refused:?}") };
+        assert_eq!(errors[0].field, "applications[0].addresses.rr_ip");
+    }
+
+    #[test]
+    fn a_full_service_range_is_refused_with_what_to_do() {
+        let mut ipam = Ipam::new(Leases::default());
+        for n in 0..65_534 {
+            ipam.instance(&key(n)).unwrap();
+        }
+        let refused = ipam.instance(&key(65_534)).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "all 65534 service and instance IPs are in use: remove services or instances"
+        );
+    }
+}
