@@ -1,1 +1,2 @@
-//! TBD
+//! The worker's network daemon.
+pub mod core;

@@ -1,0 +1,13 @@
+//! Everything that is decided here, without I/O and without a clock: time is an argument.
+
+pub mod answer;
+pub mod checksum;
+pub mod ids;
+pub mod ifname;
+pub mod interests;
+pub mod ipam;
+pub mod parking;
+pub mod plan;
+pub mod tables;
+pub mod translation;
+pub mod worker;

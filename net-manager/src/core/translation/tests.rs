@@ -1,0 +1,363 @@
+//! Whatever the cluster says, in whatever order, and wherever a net manager is killed: the maps
+//! end up as desired, and no packet meets a dangling reference on the way.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::{
+    answer::{InstanceView, Location, ServiceView},
+    ipam::Lease,
+    plan::{MapOp, plan},
+    tables::is_known,
+};
+use xylem_types::mqtt::{Peer, PeerKind, TunnelEndpoint};
+
+const SMALL: Capacities = Capacities { slots: 24, instances: 12, nodes: 6 };
+
+fn me() -> PeerAddr {
+    host(0)
+}
+
+fn host(n: u8) -> PeerAddr {
+    PeerAddr { addr: Ipv4Addr::new(192, 0, 2, n).into(), port: 50103 }
+}
+
+fn name(n: u8) -> Name {
+    Name::try_from(format!("app{n}.ns.svc.ns").as_str()).unwrap()
+}
+
+fn service_ip(n: u8, policy: Policy) -> Addr {
+    Ipv4Addr::new(10, 30, policy as u8, n).into()
+}
+
+fn instance_ip(service: u8, number: u32) -> Addr {
+    Ipv4Addr::new(10, 30, 100 + service, number as u8).into()
+}
+
+fn namespace_ip(host: u8, last: u8) -> Addr {
+    Ipv4Addr::new(10, 18, host, last).into()
+}
+
+/// Service `n` with these instances, each a number, a host and an address there.
+fn view(n: u8, policies: &[Policy], instances: &[(u32, u8, u8)]) -> ServiceView {
+    let instance = |(number, host_number, last): &(u32, u8, u8)| {
+        let location = Location {
+            namespace_ip_v4: namespace_ip(*host_number, *last),
+            namespace_ip_v6: Addr::UNSPECIFIED,
+            node: host(*host_number),
+        };
+        let view = InstanceView {
+            location: Some(location),
+            instance_ip_v4: instance_ip(n, *number),
+            instance_ip_v6: Addr::UNSPECIFIED,
+        };
+        (*number, view)
+    };
+    ServiceView {
+        name: name(n),
+        addresses: policies.iter().map(|policy| (service_ip(n, *policy), *policy)).collect(),
+        instances: instances.iter().map(instance).collect(),
+    }
+}
+
+fn lease(last: u8) -> Lease {
+    Lease { v4: Ipv4Addr::new(10, 18, 0, last), v6: None }
+}
+
+/// The maps, written by plans.
+#[derive(Default)]
+struct Maps {
+    held: Tables,
+}
+
+impl Maps {
+    /// Applies the plan, or the first `until` writes of it, looking at the maps after each.
+    fn apply(&mut self, translation: &mut Translation, until: usize) {
+        let ops = plan(&self.held, translation.desired());
+        for op in ops.iter().take(until) {
+            op.apply(&mut self.held);
+            check(&self.held, op);
+        }
+        if until >= ops.len() {
+            self.held.planned();
+            let mut desired = translation.desired().clone();
+            desired.planned();
+            assert_eq!(self.held, desired);
+            translation.settle();
+            let again = plan(&self.held, translation.desired());
+            assert_eq!(again, [], "a plan leaves nothing to plan");
+        }
+        self.held.planned();
+    }
+
+    fn dialled(&self, addr: Addr) -> Option<BTreeSet<(Addr, PeerAddr)>> {
+        let service = self.held.services.get(addr)?;
+        let ids = match Policy::from_raw(service.policy).unwrap() {
+            Policy::Instance => vec![service.instance],
+            _ => self.held.tables.get(service.slot).cloned().unwrap_or_default(),
+        };
+        let place = |id: &u32| {
+            let instance = self.held.instances.get(*id).unwrap();
+            let node = self.held.nodes.get(instance.node).unwrap();
+            (instance.namespace_ip_v4, nodes::peer_addr(node))
+        };
+        Some(ids.iter().map(place).collect())
+    }
+}
+
+/// The invariants of the module `plan`, on the maps as they are.
+fn check(held: &Tables, op: &MapOp) {
+    let owner = |id: u32| {
+        let instance = held.instances.get(id).filter(|instance| is_present(instance));
+        let instance = instance.unwrap_or_else(|| panic!("instance {id} is absent after {op:?}"));
+        held.names.get(instance.service)
+    };
+    for (slot, ids) in held.tables.iter() {
+        let name = held.names.get(slot);
+        assert!(name.is_some(), "slot {slot} has no name after {op:?}");
+        for id in ids {
+            assert_eq!(owner(*id), name, "slot {slot} leads to another service after {op:?}");
+        }
+    }
+    for (addr, service) in held.services.iter() {
+        let name = held.names.get(service.slot);
+        assert!(name.is_some(), "{addr} has a slot without name after {op:?}");
+        if service.policy == Policy::Instance as u32 {
+            assert_eq!(owner(service.instance), name, "{addr} leads elsewhere after {op:?}");
+        }
+    }
+    for (id, instance) in held.instances.iter().filter(|(_, instance)| is_present(instance)) {
+        let node = held.nodes.get(instance.node);
+        assert!(node.is_some_and(is_known), "instance {id} is on no node after {op:?}");
+        assert_ne!(instance.generation, 0);
+    }
+    for (addr, endpoint) in held.endpoints.iter() {
+        assert!(held.is_present(endpoint.instance), "endpoint {addr} dangles after {op:?}");
+    }
+    for (peer, id) in held.peers.iter() {
+        assert!(held.nodes.get(*id).is_some_and(is_known), "{peer:?} is no node after {op:?}");
+    }
+}
+
+#[test]
+fn an_answer_becomes_a_service_that_can_be_dialled() {
+    let mut translation = Translation::new(me(), Capacities::default());
+    let mut maps = Maps::default();
+    translation
+        .learn(&view(1, &[Policy::RoundRobin, Policy::Closest], &[(0, 1, 2), (1, 2, 2)]))
+        .unwrap();
+    maps.apply(&mut translation, usize::MAX);
+
+    let both = BTreeSet::from([(namespace_ip(1, 2), host(1)), (namespace_ip(2, 2), host(2))]);
+    assert_eq!(maps.dialled(service_ip(1, Policy::RoundRobin)), Some(both.clone()));
+    assert_eq!(maps.dialled(service_ip(1, Policy::Closest)), Some(both));
+    let one = BTreeSet::from([(namespace_ip(2, 2), host(2))]);
+    assert_eq!(maps.dialled(instance_ip(1, 1)), Some(one));
+    assert_eq!(maps.dialled(instance_ip(1, 2)), None);
+    assert_eq!(maps.held.peers.get(host(2)), Some(&maps.held.instances.get(2).unwrap().node));
+}
+
+#[test]
+fn a_local_instance_is_known_by_name_before_its_instance_ip_is() {
+    let mut translation = Translation::new(me(), Capacities::default());
+    let mut maps = Maps::default();
+    translation.attach(name(1), 0, lease(2), 77).unwrap();
+    maps.apply(&mut translation, usize::MAX);
+    let endpoint = *maps.held.endpoints.get(namespace_ip(0, 2)).unwrap();
+    assert_eq!((endpoint.ifindex, endpoint.instance_ip), (77, Addr::UNSPECIFIED));
+    assert_eq!(translation.local_by_namespace_ip(namespace_ip(0, 2)).unwrap().name, name(1));
+
+    translation.learn(&view(1, &[Policy::RoundRobin], &[(0, 0, 2)])).unwrap();
+    maps.apply(&mut translation, usize::MAX);
+    for addr in [namespace_ip(0, 2), instance_ip(1, 0)] {
+        let endpoint = *maps.held.endpoints.get(addr).unwrap();
+        assert_eq!(endpoint.instance_ip, instance_ip(1, 0));
+        assert_eq!(endpoint.namespace_ip, namespace_ip(0, 2));
+    }
+    let here = BTreeSet::from([(namespace_ip(0, 2), me())]);
+    assert_eq!(maps.dialled(service_ip(1, Policy::RoundRobin)), Some(here));
+
+    translation.detach(name(1), 0);
+    maps.apply(&mut translation, usize::MAX);
+    assert!(maps.held.endpoints.is_empty());
+    assert_eq!(maps.dialled(service_ip(1, Policy::RoundRobin)), Some(BTreeSet::new()));
+    translation.forget(name(1));
+    maps.apply(&mut translation, usize::MAX);
+    assert!(maps.held.services.is_empty() && maps.held.names.is_empty());
+}
+
+#[test]
+fn an_instance_that_moves_or_goes_takes_its_flows_along() {
+    let mut translation = Translation::new(me(), Capacities::default());
+    let generation = |translation: &Translation| {
+        let (_, instance) = translation.desired().instances.iter().next().unwrap();
+        instance.generation
+    };
+    translation.learn(&view(1, &[], &[(0, 1, 2)])).unwrap();
+    let first = generation(&translation);
+    translation.learn(&view(1, &[], &[(0, 1, 2)])).unwrap();
+    assert_eq!(generation(&translation), first, "nothing changed");
+    translation.learn(&view(1, &[], &[(0, 2, 2)])).unwrap();
+    let moved = generation(&translation);
+    assert!(moved > first);
+    translation.learn(&view(1, &[], &[])).unwrap();
+    assert!(generation(&translation) > moved);
+}
+
+#[test]
+fn announced_peers_are_accepted_until_they_are_no_longer() {
+    let peer = |n, kind| Peer {
+        worker_id: format!("w{n}"),
+        endpoint: TunnelEndpoint { host_ip: host(n).addr.to_ip(), host_port: host(n).port },
+        subnet: Some(Ipv4Addr::new(10, 18, n, 64)),
+        subnet_v6: None,
+        kind,
+    };
+    let mut translation = Translation::new(me(), Capacities::default());
+    let mut maps = Maps::default();
+    translation.set_peers(&[peer(0, PeerKind::Xylem), peer(1, PeerKind::Oakestra)]).unwrap();
+    maps.apply(&mut translation, usize::MAX);
+    assert_eq!(maps.held.peers.len(), 1, "not this node itself");
+    let id = *maps.held.peers.get(host(1)).unwrap();
+    let node = maps.held.nodes.get(id).unwrap();
+    assert_eq!(node.kind, NodeKind::Oakestra as u32);
+    assert_eq!(node.subnet_net_v4, u32::from_be_bytes([10, 18, 1, 64]).to_be());
+    assert_eq!(node.subnet_mask_v4, 0xffff_ffc0_u32.to_be());
+
+    translation.learn(&view(1, &[], &[(0, 1, 65)])).unwrap();
+    translation.set_peers(&[]).unwrap();
+    maps.apply(&mut translation, usize::MAX);
+    assert_eq!(maps.held.peers.get(host(1)), Some(&id), "an instance in use is on it");
+    translation.forget(name(1));
+    maps.apply(&mut translation, usize::MAX);
+    assert!(maps.held.peers.is_empty());
+}
+
+#[test]
+fn a_full_map_is_said_and_what_fits_works() {
+    let mut translation = Translation::new(me(), SMALL);
+    let mut maps = Maps::default();
+    let instances: Vec<_> = (0..20).map(|number| (number, 1, number as u8)).collect();
+    let full = translation.learn(&view(1, &[Policy::RoundRobin], &instances)).unwrap_err();
+    assert_eq!(full, MapFull { map: "instances", capacity: SMALL.instances });
+    maps.apply(&mut translation, usize::MAX);
+    assert_eq!(maps.dialled(service_ip(1, Policy::RoundRobin)).unwrap().len(), 11);
+    assert_eq!(
+        translation.attach(name(2), 0, lease(2), 7),
+        Err(MapFull { map: "instances", capacity: SMALL.instances })
+    );
+    assert!(!translation.knows(name(2)), "a refusal leaves nothing");
+    translation.forget(name(1));
+    maps.apply(&mut translation, usize::MAX);
+    translation.attach(name(2), 0, lease(2), 7).unwrap();
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Learn(u8, Vec<Policy>, Vec<(u32, u8, u8)>),
+    Forget(u8),
+    Attach(u8, u32, u8),
+    Detach(u8, u32),
+    Peers(Vec<u8>),
+    /// Killed after so many writes of the next plan, and started again.
+    Killed(usize),
+    Apply,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let policies = prop::collection::vec(
+        prop::sample::select(vec![Policy::RoundRobin, Policy::Closest, Policy::Affinity]),
+        0..3,
+    );
+    let instances = prop::collection::vec((0..4_u32, 0..5_u8, 2..6_u8), 0..4);
+    let step = prop_oneof![
+        4 => (0..5_u8, policies, instances).prop_map(|(n, p, i)| Step::Learn(n, p, i)),
+        1 => (0..5_u8).prop_map(Step::Forget),
+        2 => (0..5_u8, 0..4_u32, 2..20_u8).prop_map(|(n, i, l)| Step::Attach(n, i, l)),
+        1 => (0..5_u8, 0..4_u32).prop_map(|(n, i)| Step::Detach(n, i)),
+        1 => prop::collection::vec(1..7_u8, 0..4).prop_map(Step::Peers),
+        2 => (0..12_usize).prop_map(Step::Killed),
+        3 => Just(Step::Apply),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+proptest! {
+    #[test]
+    fn plans_reach_what_is_desired_and_never_dangle(steps in steps()) {
+        let mut translation = Translation::new(me(), SMALL);
+        let mut maps = Maps::default();
+        // Namespace IPs are unique, as the IPAM hands them out.
+        let mut leased: BTreeSet<u8> = BTreeSet::new();
+        for step in steps {
+            match step {
+                Step::Learn(n, policies, instances) => {
+                    let _: Result<(), MapFull> = translation.learn(&view(n, &policies, &instances));
+                }
+                Step::Forget(n) => translation.forget(name(n)),
+                Step::Attach(n, number, last) => {
+                    if !leased.contains(&last)
+                        && translation.attach(name(n), number, lease(last), 100).is_ok()
+                    {
+                        leased = translation
+                            .local()
+                            .map(|local| local.instance.namespace_ip_v4.octets()[15])
+                            .collect();
+                    }
+                }
+                Step::Detach(n, number) => translation.detach(name(n), number),
+                Step::Peers(hosts) => {
+                    let peers: Vec<Peer> = hosts.iter().map(|n| Peer {
+                        worker_id: n.to_string(),
+                        endpoint: TunnelEndpoint {
+                            host_ip: host(*n).addr.to_ip(),
+                            host_port: host(*n).port,
+                        },
+                        subnet: None,
+                        subnet_v6: None,
+                        kind: PeerKind::Xylem,
+                    }).collect();
+                    let _: Result<(), MapFull> = translation.set_peers(&peers);
+                }
+                Step::Killed(until) => {
+                    maps.apply(&mut translation, until);
+                    translation = Translation::recover(&maps.held, me(), SMALL);
+                    maps.apply(&mut translation, usize::MAX);
+                    leased = translation
+                        .local()
+                        .map(|local| local.instance.namespace_ip_v4.octets()[15])
+                        .collect();
+                }
+                Step::Apply => maps.apply(&mut translation, usize::MAX),
+            }
+        }
+        maps.apply(&mut translation, usize::MAX);
+
+        // A restart without anything half done changes nothing, but what no service names.
+        let mut again = Translation::recover(&maps.held, me(), SMALL);
+        prop_assert_eq!(plan(&maps.held, again.desired()), []);
+        maps.apply(&mut again, usize::MAX);
+        let local = |t: &Translation| t.local().collect::<Vec<_>>();
+        prop_assert_eq!(local(&again), local(&translation));
+        prop_assert_eq!(again.names().collect::<Vec<_>>(), translation.names().collect::<Vec<_>>());
+
+        // And everything can be forgotten.
+        for local in local(&again) {
+            again.detach(local.name, local.number);
+        }
+        for n in 0..5 {
+            again.forget(name(n));
+        }
+        again.set_peers(&[]).unwrap();
+        maps.apply(&mut again, usize::MAX);
+        prop_assert!(maps.held.services.is_empty());
+        prop_assert!(maps.held.tables.is_empty());
+        prop_assert!(maps.held.names.is_empty());
+        prop_assert!(maps.held.peers.is_empty());
+        prop_assert!(maps.held.endpoints.is_empty());
+        prop_assert_eq!(maps.held.nodes.len(), 1);
+        prop_assert!(maps.held.instances.iter().all(|(_, instance)| !is_present(instance)));
+    }
+}

@@ -1,0 +1,414 @@
+//! What the net manager does about what it is told: the one place where its parts meet.
+//!
+//! No I/O and no clock. Each method changes the state and leaves [`Effect`]s; the shell brings
+//! the maps to [`Worker::translation`]'s desired contents first and then carries the effects out
+//! in order, so that a packet sent on, or an announcement, never runs ahead of the maps.
+
+use std::{net::IpAddr, time::Duration};
+
+use net_common::{Addr, EventKind};
+use net_maps::Name;
+use tracing::{debug, info, warn};
+use xylem_types::mqtt::{
+    InterestRemove, NetDeployed, Peer, SubnetGrant, SubnetRequest, TableAnswer, TableQuery,
+    TunnelEndpoint,
+};
+
+use super::{
+    answer::{self, Answer},
+    interests::Interests,
+    ipam::{BadGrant, Ipam, Lease, Subnet, SubnetFull},
+    parking::{Awaited, Limits, Packet, Parked, Parking},
+    tables::PeerAddr,
+    translation::{LocalInstance, MapFull, Translation},
+};
+
+/// Something for the shell to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    RequestSubnet(SubnetRequest),
+    Query(TableQuery),
+    /// Listen for changes of this service.
+    Follow(Name),
+    Unfollow(Name),
+    Deployed(NetDeployed),
+    Undeployed(NetDeployed),
+    RemoveInterest(InterestRemove),
+    /// Send a packet that was parked on its way, with or without an answer.
+    SendOn(Packet),
+    /// Keep the subnet for the next start, which may come while the cluster is away.
+    Remember(Subnet),
+    /// A map had no room.
+    ReportFull(MapFull),
+}
+
+/// What decides how the node behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub parking: Limits,
+    /// How long an unused service is remembered.
+    pub interest_idle: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { parking: Limits::default(), interest_idle: Duration::from_secs(10) }
+    }
+}
+
+/// Why an instance gets no addresses.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NoLease {
+    #[error(
+        "the cluster has not given this worker a subnet yet: register the worker (POST /register) \
+         and see that its MQTT broker is reachable"
+    )]
+    NoSubnet,
+    #[error(transparent)]
+    Refused(BadGrant),
+    #[error(transparent)]
+    Full(#[from] SubnetFull),
+}
+
+/// The state of a net manager.
+#[derive(Debug)]
+pub struct Worker {
+    me: TunnelEndpoint,
+    translation: Translation,
+    parking: Parking,
+    interests: Interests,
+    ipam: Option<Ipam>,
+    refusal: Option<BadGrant>,
+    effects: Vec<Effect>,
+}
+
+impl Worker {
+    /// Continues with `translation` and, if it is known already, the node's subnet.
+    pub fn new(
+        me: TunnelEndpoint,
+        translation: Translation,
+        subnet: Option<Subnet>,
+        settings: &Settings,
+        now: Duration,
+    ) -> Self {
+        let mut interests = Interests::new(settings.interest_idle);
+        for name in translation.names() {
+            interests.hold(name, now);
+        }
+        let mut worker = Self {
+            me,
+            translation,
+            parking: Parking::new(settings.parking),
+            interests,
+            ipam: None,
+            refusal: None,
+            effects: Vec::new(),
+        };
+        if let Some(subnet) = subnet {
+            worker.use_subnet(subnet);
+        }
+        worker
+    }
+
+    pub fn translation(&self) -> &Translation {
+        &self.translation
+    }
+
+    /// For the shell, which says when the maps are as desired.
+    pub fn translation_mut(&mut self) -> &mut Translation {
+        &mut self.translation
+    }
+
+    /// What is to be done, in order, once the maps are as desired.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// A program handed over a packet that it could not place.
+    pub fn on_miss(&mut self, kind: EventKind, dst: Addr, packet: Packet, now: Duration) {
+        let awaited = match kind {
+            EventKind::Miss => Awaited::Destination(dst),
+            EventKind::UnnamedSender => Awaited::Sender(packet.src),
+        };
+        // Answered since the packet was handed over.
+        let known = match awaited {
+            Awaited::Destination(dst) => self.translation.desired().services.get(dst).is_some(),
+            Awaited::Sender(src) => self
+                .translation
+                .local_by_namespace_ip(src)
+                .is_none_or(|local| !local.instance.instance_ip_v4.is_unspecified()),
+        };
+        if known {
+            self.effects.push(Effect::SendOn(packet));
+            return;
+        }
+        match self.parking.park(awaited, packet, now) {
+            Parked::Ask => self.ask(awaited),
+            Parked::Waits => {}
+            Parked::Returned(packet) => self.effects.push(Effect::SendOn(packet)),
+        }
+    }
+
+    /// When [`Worker::on_time`] next has something to do.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.parking.next_deadline()
+    }
+
+    /// Time has passed.
+    pub fn on_time(&mut self, now: Duration) {
+        let late = self.parking.expire(now);
+        if !late.is_empty() {
+            debug!(packets = late.len(), "no answer came for parked packets");
+        }
+        self.effects.extend(late.into_iter().map(Effect::SendOn));
+        for awaited in self.parking.ask_again(now) {
+            self.ask(awaited);
+        }
+    }
+
+    /// The session with the cluster is there, for the first time or again: whatever either side
+    /// missed meanwhile is said and asked anew.
+    pub fn on_connected(&mut self) {
+        self.effects.push(Effect::RequestSubnet(SubnetRequest {
+            method: "GET".into(),
+            endpoint: Some(self.me),
+        }));
+        let local: Vec<LocalInstance> = self.translation.local().collect();
+        for name in self.interests.iter() {
+            self.effects.push(Effect::Follow(name));
+        }
+        for local in local {
+            self.effects.push(Effect::Deployed(self.announcement(&local, "DEPLOYED")));
+        }
+        for name in self.interests.iter() {
+            self.effects.push(Effect::Query(by_name(name)));
+        }
+        let open: Vec<Awaited> = self.parking.awaited().collect();
+        for awaited in open {
+            self.ask(awaited);
+        }
+    }
+
+    /// The cluster says which namespace IPs this node has.
+    pub fn on_grant(&mut self, grant: &SubnetGrant) {
+        match Subnet::try_from(grant) {
+            Ok(subnet) => {
+                self.refusal = None;
+                if self.ipam.as_ref().map(Ipam::subnet) != Some(subnet) {
+                    info!(subnet = %subnet.v4(), "the cluster gave this node its subnet");
+                    self.use_subnet(subnet);
+                    self.effects.push(Effect::Remember(subnet));
+                }
+            }
+            Err(error) => {
+                warn!(%error, "no usable subnet");
+                self.refusal = Some(error);
+            }
+        }
+    }
+
+    /// The cluster announced everybody from whom tunnel packets are accepted.
+    pub fn on_peers(&mut self, peers: &[Peer]) {
+        debug!(peers = peers.len(), "the cluster announced this node's peers");
+        if let Err(full) = self.translation.set_peers(peers) {
+            self.effects.push(Effect::ReportFull(full));
+        }
+    }
+
+    /// A service in which this node holds an interest has changed.
+    pub fn on_update(&mut self, name: Name) {
+        if self.interests.holds(name) {
+            self.effects.push(Effect::Query(by_name(name)));
+        } else {
+            self.effects.push(Effect::Unfollow(name));
+        }
+    }
+
+    /// The cluster answered a table query.
+    pub fn on_answer(&mut self, answer: &TableAnswer, now: Duration) {
+        let asked = answer.query_key.parse::<IpAddr>().ok().map(Addr::from);
+        match answer::read(answer) {
+            Ok(Answer::Known(view)) => {
+                let name = view.name;
+                if let Err(full) = self.translation.learn(&view) {
+                    self.effects.push(Effect::ReportFull(full));
+                }
+                self.interest(name, now);
+                self.release_answered(name, asked, now);
+            }
+            Ok(Answer::Unknown) => match asked {
+                Some(dst) => {
+                    let packets = self.parking.refuse(Awaited::Destination(dst), now);
+                    self.effects.extend(packets.into_iter().map(Effect::SendOn));
+                }
+                None => self.forget_unknown(&answer.query_key),
+            },
+            Err(error) => warn!(%error, "an answer of the cluster is ignored"),
+        }
+    }
+
+    /// Addresses for an instance that is about to be attached.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn lease(&mut self) -> Result<Lease, NoLease> {
+        match (&mut self.ipam, &self.refusal) {
+            (Some(ipam), _) => Ok(ipam.take()?),
+            (None, Some(refusal)) => Err(NoLease::Refused(refusal.clone())),
+            (None, None) => Err(NoLease::NoSubnet),
+        }
+    }
+
+    /// The addresses of an instance that is gone, or was never attached.
+    pub fn release(&mut self, lease: Lease) {
+        if let Some(ipam) = &mut self.ipam {
+            ipam.give_back(lease.v4);
+        }
+    }
+
+    /// An instance has its network: this node announces it and asks for its instance IP.
+    ///
+    /// # Errors
+    /// A map has no room; nothing is changed.
+    pub fn attach(
+        &mut self,
+        name: Name,
+        number: u32,
+        lease: Lease,
+        ifindex: u32,
+        now: Duration,
+    ) -> Result<(), MapFull> {
+        self.translation.attach(name, number, lease, ifindex)?;
+        self.interest(name, now);
+        if let Some(local) = self.translation.local_instance(name, number) {
+            self.effects.push(Effect::Deployed(self.announcement(&local, "DEPLOYED")));
+        }
+        self.effects.push(Effect::Query(by_name(name)));
+        Ok(())
+    }
+
+    /// An instance is going; what it was, unless it never ran here. Its addresses stay taken
+    /// until [`Worker::release`].
+    pub fn detach(&mut self, name: Name, number: u32, now: Duration) -> Option<LocalInstance> {
+        let local = self.translation.local_instance(name, number)?;
+        self.translation.detach(name, number);
+        self.interest(name, now);
+        self.effects.push(Effect::Undeployed(self.announcement(&local, "UNDEPLOYED")));
+        Some(local)
+    }
+
+    /// Services that seem unused. The shell looks at the counters of each and says what it saw
+    /// with [`Worker::used`] before it calls [`Worker::drop_idle`].
+    pub fn idle(&self, now: Duration) -> Vec<Name> {
+        self.interests.idle(now)
+    }
+
+    /// A service was used at this time.
+    pub fn used(&mut self, name: Name, at: Duration) {
+        if self.interests.holds(name) {
+            self.interests.hold(name, at);
+        }
+    }
+
+    /// Ends the interest in services that are not used.
+    pub fn drop_idle(&mut self, now: Duration) {
+        for name in self.interests.idle(now) {
+            if self.translation.runs_here(name) {
+                self.interests.hold(name, now);
+            } else {
+                debug!(service = %name, "interest ends");
+                self.translation.forget(name);
+                self.drop_interest(name);
+            }
+        }
+    }
+
+    fn use_subnet(&mut self, subnet: Subnet) {
+        let taken = self.translation.local().filter_map(|local| {
+            match local.instance.namespace_ip_v4.to_ip() {
+                IpAddr::V4(ip) => Some(ip),
+                IpAddr::V6(_) => None,
+            }
+        });
+        self.ipam = Some(Ipam::new(subnet, taken));
+    }
+
+    fn interest(&mut self, name: Name, now: Duration) {
+        if self.interests.hold(name, now) {
+            self.effects.push(Effect::Follow(name));
+        }
+    }
+
+    fn drop_interest(&mut self, name: Name) {
+        if self.interests.release(name) {
+            let appname = name.to_string();
+            self.effects.push(Effect::RemoveInterest(InterestRemove { appname }));
+            self.effects.push(Effect::Unfollow(name));
+        }
+    }
+
+    fn forget_unknown(&mut self, query_key: &str) {
+        let Ok(name) = Name::try_from(query_key) else { return };
+        if self.translation.knows(name) && !self.translation.runs_here(name) {
+            debug!(service = %name, "the cluster does not know the service any more");
+            self.translation.forget(name);
+            self.drop_interest(name);
+        }
+    }
+
+    /// Sends on what waited for this answer. What it did not answer is refused: the asked
+    /// address may be of an instance whose network is not attached yet.
+    fn release_answered(&mut self, name: Name, asked: Option<Addr>, now: Duration) {
+        let mut packets = Vec::new();
+        for addr in self.translation.addresses(name) {
+            packets.extend(self.parking.release(Awaited::Destination(addr)));
+        }
+        if let Some(asked) = asked
+            && self.translation.desired().services.get(asked).is_none()
+        {
+            packets.extend(self.parking.refuse(Awaited::Destination(asked), now));
+        }
+        for local in self.translation.local().filter(|local| local.name == name) {
+            if !local.instance.instance_ip_v4.is_unspecified() {
+                let sender = Awaited::Sender(local.instance.namespace_ip_v4);
+                packets.extend(self.parking.release(sender));
+            }
+        }
+        self.effects.extend(packets.into_iter().map(Effect::SendOn));
+    }
+
+    fn ask(&mut self, awaited: Awaited) {
+        let query = match awaited {
+            Awaited::Destination(addr) => {
+                TableQuery { sip: addr.to_string(), ..TableQuery::default() }
+            }
+            Awaited::Sender(src) => match self.translation.local_by_namespace_ip(src) {
+                Some(local) => by_name(local.name),
+                None => return,
+            },
+        };
+        self.effects.push(Effect::Query(query));
+    }
+
+    fn announcement(&self, local: &LocalInstance, status: &str) -> NetDeployed {
+        let v6 = local.instance.namespace_ip_v6;
+        NetDeployed {
+            appname: local.name.to_string(),
+            status: status.into(),
+            instance_number: local.number,
+            nsip: local.instance.namespace_ip_v4.to_string(),
+            nsipv6: if v6.is_unspecified() { String::new() } else { v6.to_string() },
+            host_ip: self.me.host_ip.to_string(),
+            host_port: self.me.host_port,
+        }
+    }
+
+    /// Where this node's tunnel ends.
+    pub fn me(&self) -> PeerAddr {
+        PeerAddr { addr: self.me.host_ip.into(), port: self.me.host_port }
+    }
+}
+
+fn by_name(name: Name) -> TableQuery {
+    TableQuery { sname: name.to_string(), ..TableQuery::default() }
+}
