@@ -176,6 +176,18 @@ impl Platform {
         Ok(Worker { name: name.to_owned(), paths, net_manager, node_engine })
     }
 
+    /// Starts a worker's net manager again, by its index, after it was stopped or killed.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn restart_net_manager(&mut self, worker: usize) -> Result<()> {
+        let (host, worker_paths) = (&self.topology.workers[worker], &self.workers[worker].paths);
+        let name = format!("{}-net-manager", self.workers[worker].name);
+        let command = daemon::net_manager(host.address, worker_paths);
+        self.workers[worker].net_manager = self.start_on(host, &name, command)?;
+        Ok(())
+    }
+
     /// Starts a program on a host; its log is with the others'.
     ///
     /// # Errors

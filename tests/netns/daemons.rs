@@ -1,0 +1,78 @@
+//! The packets never wait for a daemon.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use xylem_tests::{load::transfer, wait::wait_for};
+
+use crate::scene::{LIMIT, Scene};
+
+/// Both net managers are killed during a transfer and a stream of new connections to a known
+/// service, and started again: nothing fails, and the flows are still there.
+pub fn net_managers_may_die(scene: &Scene) -> Result<()> {
+    let target = SocketAddr::from((scene.far.rr_ip, 8080));
+    let (stop, connections) = (AtomicBool::new(false), AtomicU32::new(0));
+    thread::scope(|scope| {
+        let transfer = scope.spawn(|| scene.client.run(|| transfer(scene.far.rr_ip, 2 << 30)));
+        let connects = scope.spawn(|| {
+            scene.client.run(|| -> Result<()> {
+                while !stop.load(Ordering::Relaxed) {
+                    let number = connections.load(Ordering::Relaxed);
+                    ask(target).with_context(|| format!("connection {number}"))?;
+                    connections.store(number + 1, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        });
+        let outcome = kill_and_restart(scene, &connections);
+        stop.store(true, Ordering::Relaxed);
+        connects.join().expect("it reports errors and does not panic")?;
+        let received = transfer.join().expect("it reports errors and does not panic")?;
+        ensure!(received.unharmed, "{received:?}");
+        outcome
+    })?;
+    let flows = scene.xylem_net(0, &["flows"])?;
+    ensure!(flows.contains(&scene.far.rr_ip.to_string()), "the flows are gone: {flows}");
+    Ok(())
+}
+
+fn kill_and_restart(scene: &Scene, connections: &AtomicU32) -> Result<()> {
+    let wait_more = |what: &str, more: u32| {
+        let goal = connections.load(Ordering::Relaxed) + more;
+        wait_for(what, LIMIT, || {
+            let count = connections.load(Ordering::Relaxed);
+            if count >= goal { Ok(()) } else { bail!("{count} of {goal} connections") }
+        })
+    };
+    wait_more("connections before", 50)?;
+    for worker in &mut scene.platform().workers {
+        worker.net_manager.kill()?;
+    }
+    wait_more("connections without a net manager", 500)?;
+    let flows = scene.xylem_net(0, &["flows"])?;
+    ensure!(flows.contains(&scene.far.rr_ip.to_string()), "no flows while it is dead: {flows}");
+    {
+        let mut platform = scene.platform();
+        for worker in 0..platform.workers.len() {
+            platform.restart_net_manager(worker)?;
+        }
+    }
+    wait_more("connections after", 500)?;
+    Ok(())
+}
+
+fn ask(target: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(3))?;
+    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    stream.write_all(b"who\n")?;
+    let mut name = String::new();
+    BufReader::new(stream).read_line(&mut name)?;
+    ensure!(!name.trim().is_empty(), "the connection was closed without an answer");
+    Ok(())
+}

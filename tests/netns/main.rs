@@ -1,0 +1,66 @@
+//! Two nodes, real daemons, real containers, real sockets: what a client in an instance sees.
+//!
+//! One platform is started for all trials, which run one after the other in this order; those
+//! that end daemons come last.
+#![expect(unreachable_pub, reason = "a test binary exports nothing")]
+
+mod daemons;
+mod first_packet;
+mod path;
+mod scene;
+mod traffic;
+
+use std::{process::ExitCode, sync::Arc};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use scene::Scene;
+
+type Check = fn(&Scene) -> anyhow::Result<()>;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // They share the platform, and some of them break it on purpose.
+    arguments.test_threads = Some(1);
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials(None)).exit_code();
+    }
+    let scene = match Scene::start() {
+        Ok(scene) => Arc::new(scene),
+        Err(error) => {
+            eprintln!("the platform does not start: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    libtest_mimic::run(&arguments, trials(Some(scene))).exit_code()
+}
+
+/// The trials, each with its part of the platform; the last one drops it.
+fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
+    let list: [(&str, Check); 13] = [
+        ("tcp_stream_same_node", |scene| traffic::tcp_stream(scene, scene.near.rr_ip)),
+        ("tcp_stream_across_nodes", |scene| traffic::tcp_stream(scene, scene.far.rr_ip)),
+        ("tcp_requests", traffic::tcp_requests),
+        ("udp_datagrams_of_every_size", traffic::udp_datagrams),
+        ("ping", traffic::ping),
+        ("a_burst_of_connections_spreads_evenly", traffic::even_spread),
+        ("an_instance_dials_its_own_service", traffic::self_dial),
+        ("corrupted_tunnel_packets_do_not_arrive", traffic::corrupted),
+        ("first_packet_is_not_lost", first_packet::not_lost),
+        ("unused_service_is_forgotten_and_found_again", first_packet::forgotten_and_found_again),
+        ("unknown_address_is_refused_with_a_reason", first_packet::unknown_address),
+        ("a_gigabyte_crosses_the_kernel_alone", path::gigabyte),
+        ("net_managers_may_die", daemons::net_managers_may_die),
+    ];
+    list.into_iter()
+        .map(|(name, trial)| {
+            let scene = scene.clone();
+            Trial::test(name, move || {
+                let scene = scene.expect("present unless only listed");
+                trial(&scene).map_err(|error| {
+                    let drops = scene.drops().unwrap_or_else(|error| format!("{error:#}"));
+                    Failed::from(format!("{error:#}\n{drops}"))
+                })
+            })
+        })
+        .collect()
+}

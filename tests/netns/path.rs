@@ -1,0 +1,58 @@
+//! That packets stay in the kernel.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use net_common::ProgramCounter;
+use xylem_tests::{
+    link,
+    load::{bytes_per_second, transfer},
+};
+
+use crate::scene::Scene;
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// A gigabyte arrives unharmed; and while the tunnel carries all that a connection can give, the
+/// net managers have nothing to do.
+pub fn gigabyte(scene: &Scene) -> Result<()> {
+    let received = scene.client.run(|| transfer(scene.far.rr_ip, 1 << 30))?;
+    ensure!(received.unharmed && received.bytes == 1 << 30, "{received:?}");
+
+    let encapsulated = || -> Result<u64> {
+        let counters = scene.maps(0)?.program_counters()?;
+        let bytes = |(program, counter): &(ProgramCounter, net_common::Counter)| {
+            (*program == ProgramCounter::Encapsulated).then_some(counter.bytes)
+        };
+        Ok(counters.iter().filter_map(bytes).sum())
+    };
+    let cpu = || -> Result<Vec<Duration>> {
+        scene.platform().workers.iter().map(|worker| worker.net_manager.cpu_time()).collect()
+    };
+    let (cpu_before, bytes_before, start) = (cpu()?, encapsulated()?, Instant::now());
+    let speed = scene.client.run(|| bytes_per_second(scene.far.rr_ip, LONG))?;
+    let bytes = encapsulated()? - bytes_before;
+    for (before, after) in cpu_before.iter().zip(cpu()?) {
+        let used = after - *before;
+        println!(
+            "net manager CPU during {:?} at {:.1} Gb/s: {used:?}",
+            start.elapsed(),
+            speed * 8e-9
+        );
+        ensure!(used < Duration::from_millis(100), "a net manager used {used:?}");
+    }
+    let sent = speed * start.elapsed().as_secs_f64();
+    ensure!(bytes as f64 >= sent * 0.9, "{sent:.0} bytes were sent, {bytes} went by the tunnel");
+    no_tun_and_no_bridge(scene)
+}
+
+fn no_tun_and_no_bridge(scene: &Scene) -> Result<()> {
+    let platform = scene.platform();
+    for host in &platform.topology.workers {
+        for (name, kind) in host.netns.netlink(async |netlink| link::all(&netlink).await)? {
+            let is_expected = kind == "veth" || name == "lo";
+            ensure!(is_expected, "{name} on {} is a {kind}", host.netns.name());
+        }
+    }
+    Ok(())
+}
