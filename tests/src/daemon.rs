@@ -60,7 +60,7 @@ pub struct WorkerPaths {
 pub fn root(address: Ipv4Addr, state: &Path) -> Command {
     let mut command = Command::new(program("xylem-root"));
     command.arg("--listen").arg(format!("{address}:{ROOT_PORT}"));
-    command.arg("--state-dir").arg(state);
+    command.arg("--data-dir").arg(state);
     command
 }
 

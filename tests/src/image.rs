@@ -50,6 +50,11 @@ impl Image {
         Ok(Self { config: config.to_string()?.into_bytes(), layer: gzip.finish()? })
     }
 
+    /// Digest of its only layer as a registry has it, `sha256:…`.
+    pub fn layer_digest(&self) -> String {
+        format!("sha256:{}", hex(&self.layer))
+    }
+
     /// Pushes it over plain HTTP to the registry at `host:port`.
     ///
     /// # Errors

@@ -141,6 +141,14 @@ impl Platform {
             let worker = self.start_worker(&format!("worker{number}"), host)?;
             self.workers.push(worker);
         }
+        self.wait_joined()
+    }
+
+    /// Waits until the root sees every worker, with its subnet.
+    ///
+    /// # Errors
+    /// If one does not join in time, or a daemon ends.
+    pub fn wait_joined(&self) -> Result<()> {
         let wanted = self.workers.len();
         wait_for("all workers to join", READY_LIMIT, || {
             self.check_alive()?;
@@ -181,11 +189,55 @@ impl Platform {
     /// # Errors
     /// If it does not start.
     pub fn restart_net_manager(&mut self, worker: usize) -> Result<()> {
-        let (host, worker_paths) = (&self.topology.workers[worker], &self.workers[worker].paths);
-        let name = format!("{}-net-manager", self.workers[worker].name);
-        let command = daemon::net_manager(host.address, worker_paths);
+        let (host, paths) = (&self.topology.workers[worker], &self.workers[worker].paths);
+        let name = self.workers[worker].net_manager.name().to_owned();
+        let command = daemon::net_manager(host.address, paths);
         self.workers[worker].net_manager = self.start_on(host, &name, command)?;
         Ok(())
+    }
+
+    /// Starts a worker's node engine again, by its index, after it was stopped or killed.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn restart_node_engine(&mut self, worker: usize) -> Result<()> {
+        let (host, paths) = (&self.topology.workers[worker], &self.workers[worker].paths);
+        let name = self.workers[worker].node_engine.name().to_owned();
+        let command =
+            daemon::node_engine(&self.workers[worker].name, self.topology.hub.address, paths);
+        self.workers[worker].node_engine = self.start_on(host, &name, command)?;
+        Ok(())
+    }
+
+    /// Starts the root again after it was stopped or killed, and waits until it answers.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn restart_root(&mut self) -> Result<()> {
+        let hub = &self.topology.hub;
+        let command = daemon::root(hub.address, &self.state.path().join("root"));
+        let mut root = self.start_on(hub, "xylem-root", command)?;
+        root.wait_ready(READY_LIMIT, || self.rest().map(drop))?;
+        self.root = root;
+        Ok(())
+    }
+
+    /// Starts the cluster again after it was stopped or killed, and waits for its session.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn restart_cluster(&mut self) -> Result<()> {
+        let hub = &self.topology.hub;
+        let command = daemon::cluster("demo", hub.address, &self.state.path().join("cluster"));
+        let mut cluster = self.start_on(hub, "xylem-cluster", command)?;
+        cluster.wait_ready(READY_LIMIT, || self.check_connected())?;
+        self.cluster = cluster;
+        Ok(())
+    }
+
+    fn check_connected(&self) -> Result<()> {
+        let connected = self.rest()?.clusters()?.iter().any(|cluster| cluster.connected);
+        if connected { Ok(()) } else { bail!("the cluster has no session with the root") }
     }
 
     /// Starts a program on a host; its log is with the others'.
