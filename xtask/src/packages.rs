@@ -94,6 +94,7 @@ fn missing(wanted: &[Package]) -> Result<Vec<Package>> {
 /// `RUNLEVEL=1` keeps packages from starting services at installation.
 fn apt_get(arguments: &[&str]) -> Command {
     let mut command = Command::new("/usr/bin/apt-get");
+    command.arg("-oDpkg::Use-Pty=0");
     command.env("RUNLEVEL", "1").env("DEBIAN_FRONTEND", "noninteractive").args(arguments);
     command
 }
