@@ -166,11 +166,11 @@ impl Client {
         let Err(ClientError::Refused { status: StatusCode::UNAUTHORIZED, .. }) = first else {
             return first;
         };
-        let token = self.renewed_token(session).await?;
-        let second = self.exchange(target, request(&token)).await;
-        let renewed = Session { token, ..session.clone() };
+        let renewed = Session { token: self.renewed_token(session).await?, ..session.clone() };
+        let request = request(&renewed.token);
+        // Before the request, so that one that changed something is not reported as failed.
         self.config.keep(&self.root, renewed)?;
-        second
+        self.exchange(target, request).await
     }
 
     async fn renewed_token(&self, session: &Session) -> Result<String, ClientError> {

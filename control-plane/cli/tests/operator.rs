@@ -35,6 +35,10 @@ fn sla(name: &str, image: &str) -> String {
     )
 }
 
+fn numbers(instances: &[JobInstance]) -> Vec<u32> {
+    instances.iter().map(|instance| instance.instance_number).collect()
+}
+
 #[test]
 fn a_login_is_refused_or_kept_for_its_owner_alone() {
     let root = Root::start();
@@ -124,9 +128,13 @@ fn a_service_is_deployed_scaled_and_undeployed() {
     let logs = root.xylem(&["service", "logs", "web"]).ok();
     assert_eq!(logs, "0 | hello of 0\n1 | hello of 1\n2 | hello of 2\n");
 
+    root.xylem(&["service", "undeploy", "web", "--instance", "1", "--yes", "--wait"]).ok();
+    let job: Job = root.xylem(&["service", "inspect", "web", "-o", "json"]).json();
+    assert_eq!(numbers(&job.instance_list), [0, 2]);
+
     let fewer = root.xylem(&["service", "scale", "web", "1", "--wait", "-o", "json"]);
     let left: Vec<JobInstance> = fewer.json();
-    assert_eq!(left.iter().map(|i| i.instance_number).collect::<Vec<_>>(), [0]);
+    assert_eq!(numbers(&left), [0]);
 
     assert!(root.xylem(&["service", "undeploy", "web"]).refused(2).contains("--yes"));
     assert!(
