@@ -158,6 +158,8 @@ struct Touched {
     services: BTreeSet<String>,
     /// Job names whose answer may have changed.
     answers: BTreeSet<String>,
+    /// Job names of instances that have got a place in the network.
+    attached: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -262,12 +264,13 @@ impl Cluster {
     }
 
     /// Takes what follows from everything since the last call.
-    pub fn step(&mut self) -> Step {
+    pub fn step(&mut self, now: Time) -> Step {
         let mut effects = self.peer_updates();
         effects.append(&mut self.effects);
         self.announce_answers();
         effects.append(&mut self.effects);
         self.observe_touched();
+        self.learn_attached(now);
         effects.append(&mut self.effects);
         Step { changes: self.take_changes(), effects }
     }

@@ -186,6 +186,7 @@ impl Cluster {
             instance.attached = attachment;
             let job_name = instance.job_name().to_owned();
             self.touch(key, &job_name);
+            self.touched.attached.insert(job_name);
         }
     }
 

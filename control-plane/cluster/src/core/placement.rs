@@ -20,7 +20,11 @@ impl Cluster {
         let wanted = command.generation;
         let Some(instance) = self.instances.get_mut(&key) else {
             let generation = wanted.max(self.displace_namesake(&placement, &key));
+            let job_name = command.job_name.clone();
             self.insert_instance(key.clone(), Instance::new(placement, generation));
+            // Asking also registers the cluster's interest, and the name may be another service's
+            // by now.
+            self.refresh(&job_name, now);
             return self.place(&key, now);
         };
         if wanted <= instance.generation && !instance.being_deleted() {
@@ -135,7 +139,6 @@ impl Cluster {
         instance.worker = Some(worker.clone());
         self.tally.placements += 1;
         self.touch(key, &job_name);
-        self.learn_addresses(&job_name, now);
         self.send(&worker, ToWorker::Deploy(Box::new(command)));
     }
 

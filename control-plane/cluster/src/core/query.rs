@@ -16,6 +16,8 @@ use crate::message::ToWorker;
 
 /// Most questions that wait for the root at a time; one more is answered "unknown".
 const PENDING_MAX: usize = 1024;
+/// Most questions under way to the root at a time: a session that falls behind is ended.
+const ASKED_MAX: usize = 256;
 /// Most of the root's "unknown" that are remembered.
 const UNKNOWN_MAX: usize = 1024;
 
@@ -71,7 +73,7 @@ impl Cluster {
             return self.answer_unknown(worker, words);
         };
         if let Some(job_name) = self.known_as(&key)
-            && self.addresses_known(&job_name)
+            && (self.addresses_known(&job_name) || !self.root_listens())
         {
             return self.answer(worker, &job_name, words);
         }
@@ -121,7 +123,7 @@ impl Cluster {
     }
 
     fn send_query(&mut self, key: &QueryKey) {
-        if !self.root_listens() {
+        if !self.root_listens() || self.queries.asked.len() >= ASKED_MAX {
             return;
         }
         let queries = &mut self.queries;
@@ -162,6 +164,23 @@ impl Cluster {
         if pending.again {
             self.ask_root(key, None, now);
         }
+        self.ask_the_next();
+    }
+
+    /// What had to wait because too much was under way.
+    fn ask_the_next(&mut self) {
+        let free = ASKED_MAX.saturating_sub(self.queries.asked.len());
+        let next: Vec<QueryKey> = self
+            .queries
+            .pending
+            .iter()
+            .filter(|(_, pending)| pending.request.is_none())
+            .map(|(key, _)| key.clone())
+            .take(free)
+            .collect();
+        for key in next {
+            self.send_query(&key);
+        }
     }
 
     /// The session is new: nothing asked in an older one will be answered, and whatever we know
@@ -171,12 +190,7 @@ impl Cluster {
         for name in names {
             self.ask_root(QueryKey::Name(name), None, now);
         }
-        let waiting: Vec<QueryKey> = self.queries.pending.keys().cloned().collect();
-        for key in waiting {
-            if self.queries.pending[&key].request.is_none() {
-                self.send_query(&key);
-            }
-        }
+        self.ask_the_next();
         self.learn_missing_addresses(now);
     }
 
@@ -190,6 +204,7 @@ impl Cluster {
 
     pub(super) fn review_queries(&mut self, now: Time) {
         self.queries.unknown.retain(|_, until| now < *until);
+        let root_listens = self.root_listens();
         let overdue: Vec<QueryKey> = self
             .queries
             .pending
@@ -200,7 +215,7 @@ impl Cluster {
         for key in overdue {
             let Some(pending) = self.queries.pending.get_mut(&key) else { continue };
             let waiters = std::mem::take(&mut pending.waiters);
-            if pending.request.is_some() {
+            if root_listens {
                 // Late is better than never: the answer will be kept and announced.
                 pending.give_up_at = Time::MAX;
             } else {

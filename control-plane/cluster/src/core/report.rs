@@ -120,7 +120,6 @@ impl Cluster {
         }
         let job_name = instance.job_name().to_owned();
         self.touch(key, &job_name);
-        self.learn_addresses(&job_name, now);
     }
 
     /// The status of an instance as its worker says.

@@ -14,7 +14,7 @@ use xylem_types::{
     session::FromCluster,
 };
 
-use super::{Cluster, Instance, Time, query::QueryKey};
+use super::{Cluster, Effect, Instance, Time, query::QueryKey};
 use crate::message::Message;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,23 +57,28 @@ impl Cluster {
             .collect()
     }
 
-    /// The root has told the addresses of every instance that we run of this service.
+    /// The root has told the addresses of every instance that can be dialled here. It tells an
+    /// instance's when it has heard that the instance is attached.
     pub(super) fn addresses_known(&self, job_name: &str) -> bool {
         let Some(service) = self.services.get(job_name) else { return false };
         let listed = |n| service.answer.instance_list.iter().any(|e| e.instance_number == n);
         let numbers = self.numbers.get(job_name).into_iter().flatten();
         numbers
-            .filter(|(_, key)| self.instances.get(key).is_some_and(|i| !i.being_deleted()))
+            .filter(|(_, key)| self.instances.get(key).is_some_and(|i| i.dialable().is_some()))
             .all(|(number, _)| listed(*number))
     }
 
-    /// Asks the root for the addresses of what we run, if it has not told all of them.
-    pub(super) fn learn_addresses(&mut self, job_name: &str, now: Time) {
-        if !self.addresses_known(job_name) {
-            self.refresh(job_name, now);
+    /// Asks for the addresses of what was attached since the last step. The root has just been
+    /// told of it.
+    pub(super) fn learn_attached(&mut self, now: Time) {
+        for job_name in std::mem::take(&mut self.touched.attached) {
+            if !self.addresses_known(&job_name) {
+                self.refresh(&job_name, now);
+            }
         }
     }
 
+    /// Asks again for what should have been told by now.
     pub(super) fn learn_missing_addresses(&mut self, now: Time) {
         let missing: Vec<String> =
             self.numbers.keys().filter(|name| !self.addresses_known(name)).cloned().collect();
@@ -82,8 +87,24 @@ impl Cluster {
         }
     }
 
-    /// The root's word on a service replaces the one before.
-    pub(super) fn store_answer(&mut self, answer: TableAnswer) {
+    /// The root's word on a service replaces the one before, but for instances of ours that the
+    /// root lists only while they are attached: their addresses are theirs for life.
+    pub(super) fn store_answer(&mut self, mut answer: TableAnswer) {
+        if let Some(known) = self.services.get(&answer.app_name) {
+            let listed: BTreeSet<u32> =
+                answer.instance_list.iter().map(|entry| entry.instance_number).collect();
+            let kept = known.answer.instance_list.iter().filter(|entry| {
+                let ours = self.key_of(&answer.app_name, entry.instance_number);
+                let ours = ours.and_then(|key| self.instances.get(&key));
+                !listed.contains(&entry.instance_number)
+                    && ours.is_some_and(|instance| !instance.being_deleted())
+            });
+            answer.instance_list.extend(kept.cloned());
+        }
+        self.replace_answer(answer);
+    }
+
+    fn replace_answer(&mut self, answer: TableAnswer) {
         let job_name = answer.app_name.clone();
         let new = !self.services.contains_key(&job_name);
         let service = self.services.entry(job_name.clone()).or_default();
@@ -105,16 +126,17 @@ impl Cluster {
         }
     }
 
-    /// The root says that there is no such service. Those that hold an interest find it empty.
+    /// The root says that there is no such service. It will not tell us should it be made again,
+    /// so those that hold an interest must ask again.
     pub(super) fn service_unknown_at_root(&mut self, job_name: &str) {
+        // What runs here, the root will know again, or tell us to stop.
         if self.numbers.contains_key(job_name) {
-            // We run it, so the root will know it again, or tell us to stop.
             return;
         }
-        if let Some(service) = self.services.get(job_name) {
-            let service_ip = service.answer.service_ip.clone();
-            let app_name = job_name.to_owned();
-            self.store_answer(TableAnswer { app_name, service_ip, ..TableAnswer::default() });
+        if self.remove_service(job_name) {
+            let change = UpdateKind::Undeployment;
+            let message = Message::Updates { job_name: job_name.to_owned(), change };
+            self.effects.push(Effect::Mqtt(message));
         }
     }
 
@@ -123,7 +145,7 @@ impl Cluster {
         let Some(service) = self.services.get(job_name) else { return };
         let mut answer = service.answer.clone();
         answer.instance_list.retain(|entry| entry.instance_number != number);
-        self.store_answer(answer);
+        self.replace_answer(answer);
     }
 
     pub(super) fn index_addresses(&mut self, job_name: &str, service: &Service) {
@@ -156,13 +178,18 @@ impl Cluster {
         if used {
             return;
         }
-        if let Some(service) = self.services.remove(job_name) {
-            for ip in addresses_of(&service.answer) {
-                self.addresses.remove(&ip);
-            }
-            self.touched.services.insert(job_name.to_owned());
+        if self.remove_service(job_name) {
             self.tell_root(FromCluster::InterestRemove { job_name: job_name.to_owned() });
         }
+    }
+
+    fn remove_service(&mut self, job_name: &str) -> bool {
+        let Some(service) = self.services.remove(job_name) else { return false };
+        for ip in addresses_of(&service.answer) {
+            self.addresses.remove(&ip);
+        }
+        self.touched.services.insert(job_name.to_owned());
+        true
     }
 
     /// Tells the workers of every service whose answer is not what it was.
@@ -177,8 +204,8 @@ impl Cluster {
                 .iter()
                 .any(|e| !e.namespace_ip.is_empty() && !service.announced.contains(e));
             let change = if gained { UpdateKind::Deployment } else { UpdateKind::Undeployment };
-            self.effects
-                .push(super::Effect::Mqtt(Message::Updates { job_name: job_name.clone(), change }));
+            let message = Message::Updates { job_name: job_name.clone(), change };
+            self.effects.push(Effect::Mqtt(message));
             self.note_announced(&job_name);
         }
     }

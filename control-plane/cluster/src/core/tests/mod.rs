@@ -65,7 +65,7 @@ impl Bench {
 
     /// Takes the step: changes become durable, effects go to the logs.
     fn settle(&mut self) {
-        let step = self.cluster.step();
+        let step = self.cluster.step(self.now);
         for change in step.changes {
             apply(&mut self.records, change);
         }
@@ -348,7 +348,8 @@ fn net_event(status: &str, instance_number: u32, nsip: &str) -> NetDeployed {
     }
 }
 
-/// What the root says of the service: its address, and these instances, none of them attached.
+/// What the root says of the service: its address, and these instances. Where they are, the cluster
+/// knows better.
 fn web_answer(numbers: &[u32]) -> TableAnswer {
     let address = |ip_type, last| ServiceAddress {
         ip_type,

@@ -30,9 +30,11 @@ fn ready(workers: &[&str]) -> Bench {
 /// Deploys instance `number`, and lets it run where it was placed. Returns the worker.
 fn run(bench: &mut Bench, number: u32, all: &[u32]) -> String {
     bench.deploy(web(number, 1));
-    bench.root_answers(&web_answer(all));
+    let others: Vec<u32> = all.iter().copied().filter(|n| *n != number).collect();
+    bench.root_answers(&web_answer(&others));
     let (worker, ..) = bench.deploys().remove(0);
     bench.attached(&worker, number, &format!("10.18.1.{}", 10 + number));
+    bench.root_answers(&web_answer(all));
     bench.report(&worker, number, 1, Running);
     worker
 }
@@ -166,24 +168,93 @@ fn own_services_are_answered_from_what_the_cluster_knows() {
 }
 
 #[test]
-fn a_query_waits_for_the_addresses_of_what_was_just_deployed() {
+fn a_query_waits_for_the_addresses_of_what_was_just_attached_and_for_nothing_else() {
     let mut bench = ready(&["a"]);
     bench.deploy(web(0, 1));
     bench.says("a", by_name(WEB));
-    assert_eq!(bench.answers(), [], "the root has not told the instance's address yet");
-    assert_eq!(bench.queries().len(), 1, "asked once");
+    assert_eq!(bench.queries().len(), 1, "asked once, on the deployment");
+    bench.root_says(FromRoot::TableAnswer { request_id: 1, answer: web_answer(&[]) });
+    assert_eq!(bench.answers().len(), 1);
     bench.says("a", by_name(WEB));
-    bench.root_says(FromRoot::TableAnswer { request_id: 1, answer: web_answer(&[0]) });
-    let answers = bench.answers();
-    assert_eq!(answers.len(), 1);
-    assert_eq!(answers[0].1.instance_list[0].namespace_ip, "", "not attached yet");
+    assert_eq!(bench.answers().len(), 1, "an instance that is not attached delays nobody");
 
-    // Another one: the entry that is there does not do.
-    bench.deploy(web(1, 1));
+    bench.root.clear();
+    bench.attached("a", 0, "10.18.1.3");
+    let attached_first = matches!(
+        bench.root.as_slice(),
+        [FromCluster::Instance(o), FromCluster::TableQuery { .. }] if o.namespace_ip.is_some()
+    );
+    assert!(attached_first, "{:?}", bench.root);
     bench.says("a", by_name(WEB));
-    assert_eq!(bench.answers(), []);
-    bench.root_answers(&web_answer(&[0, 1]));
-    assert_eq!(bench.answers()[0].1.instance_list.len(), 2);
+    assert_eq!(bench.answers(), [], "its address is on the way");
+    bench.updates();
+    bench.root_answers(&web_answer(&[0]));
+    assert_eq!(bench.answers()[0].1.instance_list[0].namespace_ip, "10.18.1.3");
+    assert_eq!(bench.updates(), [UpdateKind::Deployment]);
+
+    // Its address is known for life: placed again, also without the root, nobody waits.
+    bench.cluster.root_gone();
+    bench.report("a", 0, 1, xylem_types::instance::InstanceStatus::Dead);
+    bench.pass(secs(2), &["a"]);
+    bench.attached("a", 0, "10.18.1.4");
+    bench.says("a", by_name(WEB));
+    assert_eq!(bench.answers()[0].1.instance_list[0].namespace_ip, "10.18.1.4");
+}
+
+#[test]
+fn the_root_forgets_an_instance_that_is_not_attached_and_we_do_not() {
+    let mut bench = ready(&["a", "b"]);
+    let on = run(&mut bench, 0, &[0]);
+    bench.report(&on, 0, 1, xylem_types::instance::InstanceStatus::Dead);
+    let change = UpdateKind::Undeployment;
+    bench.root_says(FromRoot::ServiceChanged { job_name: WEB.into(), change });
+    bench.root_answers(&web_answer(&[]));
+    bench.pass(secs(2), &["a", "b"]);
+    let (on, ..) = bench.deploys().remove(0);
+    bench.queries();
+    bench.attached(&on, 0, "10.18.1.77");
+    assert!(bench.queries().is_empty());
+    bench.says("a", by_ip("10.30.0.100"));
+    assert_eq!(bench.answers()[0].1.instance_list[0].namespace_ip, "10.18.1.77");
+}
+
+#[test]
+fn a_service_that_is_no_more_is_forgotten_and_asked_for_anew() {
+    let mut bench = ready(&["a"]);
+    bench.says("a", by_name(WEB));
+    bench.root_answers(&web_answer(&[0]));
+    bench.answers();
+    let change = UpdateKind::Undeployment;
+    bench.root_says(FromRoot::ServiceChanged { job_name: WEB.into(), change });
+    bench.root_answers(&TableAnswer::default());
+    assert_eq!(bench.updates(), [UpdateKind::Undeployment]);
+    assert!(bench.records.services.is_empty());
+    bench.pass(secs(3), &["a"]);
+    bench.says("a", by_name(WEB));
+    assert_eq!(bench.queries().len(), 1);
+}
+
+#[test]
+fn a_flood_of_questions_is_asked_a_part_at_a_time() {
+    let mut bench = ready(&["a"]);
+    for i in 0..2000u32 {
+        bench.says("a", by_name(&format!("s{i}")));
+    }
+    let mut asked = 0;
+    loop {
+        let queries = bench.queries();
+        assert!(queries.len() <= 256, "{}", queries.len());
+        if queries.is_empty() {
+            break;
+        }
+        asked += queries.len();
+        for request_id in queries {
+            let answer = TableAnswer::default();
+            bench.root_says(FromRoot::TableAnswer { request_id, answer });
+        }
+    }
+    assert_eq!(asked, 1024);
+    assert_eq!(bench.answers().len(), 2000, "everybody was answered");
 }
 
 #[test]

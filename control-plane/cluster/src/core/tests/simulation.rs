@@ -121,7 +121,7 @@ impl Simulation {
     }
 
     fn settle(&mut self) {
-        let step = self.cluster.step();
+        let step = self.cluster.step(self.now);
         for change in step.changes {
             apply(&mut self.records, change);
         }
