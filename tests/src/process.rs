@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::{
     sys::{
         prctl,
-        signal::{Signal, kill},
+        signal::{SigSet, Signal, kill},
     },
     unistd::{Pid, SysconfVar, sysconf},
 };
@@ -48,10 +48,15 @@ impl Process {
         }
         // Ctrl-C on a terminal is for whoever started us, who ends us in order.
         command.process_group(0);
-        // SAFETY: prctl is a bare system call and touches no memory, so it is allowed between
-        // fork and exec.
+        // SAFETY: both are bare system calls and touch no memory but the stack's, so they are
+        // allowed between fork and exec.
         unsafe {
-            command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
+            command.pre_exec(|| {
+                prctl::set_pdeathsig(Signal::SIGKILL)?;
+                // Who started us may have blocked what is to stop the program.
+                SigSet::empty().thread_set_mask()?;
+                Ok(())
+            });
         }
         let output = || File::options().create(true).append(true).open(log);
         let child = output()

@@ -65,3 +65,12 @@ impl Registry {
         &mut self.process
     }
 }
+
+impl Drop for Registry {
+    /// It has no orderly way to end.
+    fn drop(&mut self) {
+        if let Err(error) = self.process.kill() {
+            eprintln!("{error:#}");
+        }
+    }
+}
