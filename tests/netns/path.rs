@@ -30,7 +30,7 @@ pub fn gigabyte(scene: &Scene) -> Result<()> {
         scene.platform().workers.iter().map(|worker| worker.net_manager.cpu_time()).collect()
     };
     let (cpu_before, bytes_before, start) = (cpu()?, encapsulated()?, Instant::now());
-    let speed = scene.client.run(|| bytes_per_second(scene.far.rr_ip, LONG))?;
+    let speed = scene.client.run(|| bytes_per_second(scene.far.rr_ip, 1, LONG))?;
     let bytes = encapsulated()? - bytes_before;
     for (before, after) in cpu_before.iter().zip(cpu()?) {
         let used = after - *before;

@@ -137,7 +137,15 @@ impl Platform {
     /// # Errors
     /// If one does not start; with its last words.
     pub fn start_workers(&mut self) -> Result<()> {
-        for (number, host) in (1..).zip(&self.topology.workers) {
+        self.start_first_workers(self.topology.workers.len())
+    }
+
+    /// As [`Self::start_workers`], on the first `count` of the topology's hosts.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_first_workers(&mut self, count: usize) -> Result<()> {
+        for (number, host) in (1..).zip(self.topology.workers.iter().take(count)) {
             let worker = self.start_worker(&format!("worker{number}"), host)?;
             self.workers.push(worker);
         }

@@ -6,10 +6,10 @@
 mod build;
 mod ci;
 mod command;
-mod demo;
 mod ebpf;
 mod linker;
 mod packages;
+mod program;
 mod residue;
 mod setup;
 mod test;
@@ -43,6 +43,12 @@ enum Task {
         #[arg(value_enum)]
         suite: Option<test::Suite>,
     },
+    /// Build everything and measure: `net` is the data path; needs root
+    Bench {
+        /// What to measure, and how; `--help` has it all
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Every gate that a change has to pass: format, lints, docs, dependencies, tests
     Ci,
 }
@@ -51,7 +57,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Task::Setup => setup::run().map(drop),
         Task::BuildEbpf => setup::run().and_then(|tools| ebpf::build(&tools)),
-        Task::Demo { options } => demo::demo(&options),
+        Task::Bench { options } => program::become_program("xylem-bench", &options),
+        Task::Demo { options } => program::become_program("xylem-demo", &options),
         Task::Test { suite } => test::test(suite),
         Task::Ci => ci::ci(),
     };

@@ -17,7 +17,7 @@ use nix::sys::{
 };
 use sha2::{Digest, Sha256};
 
-use super::tune;
+use super::{pin_to_cpu, tune};
 
 /// Reads to the end and answers with the SHA-256 of everything, when the first byte is 1; else
 /// reads to the end and answers with one byte.
@@ -109,6 +109,8 @@ fn sink(mut client: TcpStream) -> io::Result<()> {
 }
 
 fn echo(mut client: TcpStream) -> io::Result<()> {
+    // Who measures latency puts the client on the same CPU: else it is wake-ups that count.
+    pin_to_cpu(0)?;
     tune(&client)?;
     let mut buffer = [0; 4096];
     loop {

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, Shutdown, TcpStream},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -51,16 +52,28 @@ pub fn transfer(server: Ipv4Addr, bytes: u64) -> io::Result<Received> {
     Ok(Received { bytes: sent, unharmed: theirs[..] == digest.finalize()[..] })
 }
 
-/// Sends for `duration` and waits until all has arrived.
+/// Sends on `streams` connections for `duration` and waits until all has arrived.
 ///
 /// # Errors
-/// If the connection fails.
-pub fn bytes_per_second(server: Ipv4Addr, duration: Duration) -> io::Result<f64> {
+/// If a connection fails.
+pub fn bytes_per_second(server: Ipv4Addr, streams: u32, duration: Duration) -> io::Result<f64> {
+    let start = Instant::now();
+    let sent = thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..streams).map(|_| scope.spawn(|| send_until(server, start, duration))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a client reports errors and does not panic"))
+            .sum::<io::Result<f64>>()
+    })?;
+    Ok(sent / start.elapsed().as_secs_f64())
+}
+
+fn send_until(server: Ipv4Addr, start: Instant, duration: Duration) -> io::Result<f64> {
     let mut stream = TcpStream::connect((server, SINK_PORT))?;
     tune(&stream)?;
     let chunk = vec![0; CHUNK];
     stream.write_all(&[0])?;
-    let start = Instant::now();
     let mut sent = 0.0;
     while start.elapsed() < duration {
         stream.write_all(&chunk)?;
@@ -68,5 +81,5 @@ pub fn bytes_per_second(server: Ipv4Addr, duration: Duration) -> io::Result<f64>
     }
     stream.shutdown(Shutdown::Write)?;
     stream.read_exact(&mut [0])?;
-    Ok(sent / start.elapsed().as_secs_f64())
+    Ok(sent)
 }
