@@ -19,6 +19,12 @@ impl DataPathId {
         Self(hash(&[bpffs_root.as_os_str().as_encoded_bytes()]))
     }
 
+    /// The device group of its interfaces; never 0, the group of everybody else's.
+    pub fn group(&self) -> u32 {
+        let [.., a, b, c, d] = self.0;
+        u32::from_be_bytes([a & 0x7f, b, c, d]) | 1
+    }
+
     /// Both ends of the pair through which parked packets are sent on: where they are written,
     /// and where the program takes them.
     pub fn injection_pair(&self) -> (String, String) {

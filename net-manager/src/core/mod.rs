@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod checksum;
+pub mod expiry;
 pub mod ids;
 pub mod ifname;
 pub mod interests;

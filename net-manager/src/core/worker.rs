@@ -4,7 +4,7 @@
 //! the maps to [`Worker::translation`]'s desired contents first and then carries the effects out
 //! in order, so that a packet sent on, or an announcement, never runs ahead of the maps.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use net_common::{Addr, EventKind};
 use net_maps::Name;
@@ -79,6 +79,9 @@ pub struct Worker {
     interests: Interests,
     ipam: Option<Ipam>,
     refusal: Option<BadGrant>,
+    connected: bool,
+    /// Instances that went while the cluster was away.
+    farewells: BTreeMap<(Name, u32), NetDeployed>,
     effects: Vec<Effect>,
 }
 
@@ -102,6 +105,8 @@ impl Worker {
             interests,
             ipam: None,
             refusal: None,
+            connected: false,
+            farewells: BTreeMap::new(),
             effects: Vec::new(),
         };
         if let Some(subnet) = subnet {
@@ -169,6 +174,7 @@ impl Worker {
     /// The session with the cluster is there, for the first time or again: whatever either side
     /// missed meanwhile is said and asked anew.
     pub fn on_connected(&mut self) {
+        self.connected = true;
         self.effects.push(Effect::RequestSubnet(SubnetRequest {
             method: "GET".into(),
             endpoint: Some(self.me),
@@ -177,6 +183,8 @@ impl Worker {
         for name in self.interests.iter() {
             self.effects.push(Effect::Follow(name));
         }
+        let farewells = std::mem::take(&mut self.farewells);
+        self.effects.extend(farewells.into_values().map(Effect::Undeployed));
         for local in local {
             self.effects.push(Effect::Deployed(self.announcement(&local, "DEPLOYED")));
         }
@@ -187,6 +195,24 @@ impl Worker {
         for awaited in open {
             self.ask(awaited);
         }
+    }
+
+    /// The session is gone.
+    pub fn on_disconnected(&mut self) {
+        self.connected = false;
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    pub fn subnet(&self) -> Option<Subnet> {
+        self.ipam.as_ref().map(Ipam::subnet)
+    }
+
+    /// How many questions are open, with packets waiting for the answers.
+    pub fn open_questions(&self) -> usize {
+        self.parking.awaited().count()
     }
 
     /// The cluster says which namespace IPs this node has.
@@ -279,6 +305,7 @@ impl Worker {
         now: Duration,
     ) -> Result<(), MapFull> {
         self.translation.attach(name, number, lease, ifindex)?;
+        self.farewells.remove(&(name, number));
         self.interest(name, now);
         if let Some(local) = self.translation.local_instance(name, number) {
             self.effects.push(Effect::Deployed(self.announcement(&local, "DEPLOYED")));
@@ -293,7 +320,12 @@ impl Worker {
         let local = self.translation.local_instance(name, number)?;
         self.translation.detach(name, number);
         self.interest(name, now);
-        self.effects.push(Effect::Undeployed(self.announcement(&local, "UNDEPLOYED")));
+        let farewell = self.announcement(&local, "UNDEPLOYED");
+        if self.connected {
+            self.effects.push(Effect::Undeployed(farewell));
+        } else {
+            self.farewells.insert((name, number), farewell);
+        }
         Some(local)
     }
 

@@ -1,0 +1,12 @@
+//! Everything privileged: BPF, netlink, namespaces, packet sockets. Decides nothing.
+
+pub mod apply;
+pub mod bpf;
+pub mod bpffs;
+pub mod clock;
+pub mod events;
+pub mod inject;
+pub mod netlink;
+pub mod netns;
+pub mod sweep;
+pub mod veth;

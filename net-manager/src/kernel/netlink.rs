@@ -1,0 +1,338 @@
+//! Interfaces, addresses and routes of one network namespace.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use futures::TryStreamExt;
+use netlink_packet_route::{
+    AddressFamily,
+    address::AddressAttribute,
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage},
+    route::{RouteAttribute, RouteMessage},
+};
+use nix::errno::Errno;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use tokio::task::AbortHandle;
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+/// A request that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    #[error("cannot open a netlink socket")]
+    Socket(#[source] std::io::Error),
+    #[error("cannot {doing}")]
+    Refused {
+        doing: String,
+        #[source]
+        source: rtnetlink::Error,
+    },
+    #[error("there is no interface {ifname}")]
+    NoSuchInterface { ifname: String },
+}
+
+impl NetlinkError {
+    /// The kernel's reason, if it gave one.
+    pub fn errno(&self) -> Option<Errno> {
+        let Self::Refused { source: rtnetlink::Error::NetlinkError(message), .. } = self else {
+            return None;
+        };
+        message.code.map(|code| Errno::from_raw(-code.get()))
+    }
+}
+
+fn refused(doing: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
+    move |source| NetlinkError::Refused { doing: doing.into(), source }
+}
+
+/// An interface as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub mac: Mac,
+    pub mtu: u32,
+    /// Device group: 0 unless somebody set it.
+    pub group: u32,
+    pub alias: Option<String>,
+    /// Of a veth, the index of its other end.
+    pub peer: Option<u32>,
+    pub is_veth: bool,
+}
+
+impl From<&LinkMessage> for Link {
+    fn from(message: &LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            mac: Mac::default(),
+            mtu: 0,
+            group: 0,
+            alias: None,
+            peer: None,
+            is_veth: false,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Address(mac) => {
+                    link.mac = mac.as_slice().try_into().unwrap_or_default();
+                }
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Group(group) => link.group = *group,
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+                LinkAttribute::Link(peer) => link.peer = Some(*peer),
+                LinkAttribute::LinkInfo(infos) => {
+                    link.is_veth =
+                        infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+/// One end of a veth pair to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct VethEnd<'a> {
+    pub name: &'a str,
+    /// Given, so that no other program of the machine sets another later.
+    pub mac: Mac,
+    /// Where to make it; here, without one.
+    pub namespace: Option<BorrowedFd<'a>>,
+}
+
+/// A netlink connection into the namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Netlink {
+    handle: Handle,
+    connection: AbortHandle,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Netlink {
+    /// Opens a connection, served by the current runtime.
+    ///
+    /// # Errors
+    /// There is no socket to be had.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Socket)?;
+        let connection = tokio::spawn(connection).abort_handle();
+        Ok(Self { handle, connection })
+    }
+
+    /// Every interface.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+        let messages: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(refused("list the interfaces"))?;
+        Ok(messages.iter().map(Link::from).collect())
+    }
+
+    /// The interface of this name, if there is one.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn find(&self, ifname: &str) -> Result<Option<Link>, NetlinkError> {
+        let mut found = self.handle.link().get().match_name(ifname.to_owned()).execute();
+        match found.try_next().await {
+            Ok(message) => Ok(message.as_ref().map(Link::from)),
+            Err(source) => {
+                let error = refused(format!("look at the interface {ifname}"))(source);
+                if error.errno() == Some(Errno::ENODEV) { Ok(None) } else { Err(error) }
+            }
+        }
+    }
+
+    /// The interface of this name.
+    ///
+    /// # Errors
+    /// There is none, or the kernel refuses.
+    pub async fn get(&self, ifname: &str) -> Result<Link, NetlinkError> {
+        let missing = || NetlinkError::NoSuchInterface { ifname: ifname.to_owned() };
+        self.find(ifname).await?.ok_or_else(missing)
+    }
+
+    /// Makes a veth pair, both ends down. `group` marks the first end from its first moment on.
+    ///
+    /// # Errors
+    /// A name is taken, or the kernel refuses.
+    pub async fn add_veth(
+        &self,
+        near: &VethEnd<'_>,
+        far: &VethEnd<'_>,
+        mtu: u32,
+        group: u32,
+    ) -> Result<(), NetlinkError> {
+        let mut peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(far.name)
+            .address(far.mac.to_vec())
+            .mtu(mtu);
+        if let Some(namespace) = far.namespace {
+            peer = peer.setns_by_fd(namespace.as_raw_fd());
+        }
+        let pair = LinkMessageBuilder::<LinkVeth>::new(near.name, far.name)
+            .address(near.mac.to_vec())
+            .mtu(mtu)
+            .link_group(group)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
+        let doing = format!("make the veth pair {} – {}", near.name, far.name);
+        self.handle.link().add(pair.build()).execute().await.map_err(refused(doing))
+    }
+
+    /// Sets an interface's alias.
+    ///
+    /// # Errors
+    /// It is gone, or the kernel refuses.
+    pub async fn set_alias(&self, index: u32, alias: &str) -> Result<(), NetlinkError> {
+        let change = LinkUnspec::new_with_index(index).alias(alias).build();
+        self.change(change, "set the alias of", index).await
+    }
+
+    /// Sets an interface up.
+    ///
+    /// # Errors
+    /// It is gone, or the kernel refuses.
+    pub async fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
+        self.change(LinkUnspec::new_with_index(index).up().build(), "set up", index).await
+    }
+
+    async fn change(
+        &self,
+        message: LinkMessage,
+        doing: &str,
+        index: u32,
+    ) -> Result<(), NetlinkError> {
+        let doing = format!("{doing} interface {index}");
+        self.handle.link().change(message).execute().await.map_err(refused(doing))
+    }
+
+    /// Removes an interface, and of a veth pair the other end with it; done if it is gone.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn remove(&self, index: u32) -> Result<(), NetlinkError> {
+        let removed = self.handle.link().del(index).execute().await;
+        match removed.map_err(refused(format!("remove interface {index}"))) {
+            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Gives an interface an address.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn add_address(
+        &self,
+        index: u32,
+        address: IpAddr,
+        prefix: u8,
+    ) -> Result<(), NetlinkError> {
+        let added = self.handle.address().add(index, address, prefix).replace().execute().await;
+        added.map_err(refused(format!("give interface {index} the address {address}/{prefix}")))
+    }
+
+    /// A neighbour whose hardware address is never asked for.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn add_neighbour(
+        &self,
+        index: u32,
+        address: Ipv4Addr,
+        mac: Mac,
+    ) -> Result<(), NetlinkError> {
+        let neighbours = self.handle.neighbours();
+        let added = neighbours.add(index, address.into()).link_layer_address(&mac).replace();
+        added.execute().await.map_err(refused(format!("make {address} a neighbour")))
+    }
+
+    /// A default route through a gateway that is no address of the link.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn add_default_route(
+        &self,
+        index: u32,
+        gateway: Ipv4Addr,
+    ) -> Result<(), NetlinkError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(gateway)
+            .output_interface(index)
+            .onlink()
+            .build();
+        let added = self.handle.route().add(route).replace().execute().await;
+        added.map_err(refused(format!("route everything through {gateway}")))
+    }
+
+    /// The interface of the default route with the lowest metric.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn default_route_interface(&self) -> Result<Option<u32>, NetlinkError> {
+        let wanted = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let routes: Vec<RouteMessage> = self
+            .handle
+            .route()
+            .get(wanted)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(refused("list the routes"))?;
+        let default = routes
+            .iter()
+            .filter(|route| route.header.destination_prefix_length == 0)
+            .min_by_key(|route| {
+                route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Priority(metric) => Some(*metric),
+                    _ => None,
+                })
+            });
+        Ok(default.and_then(|route| {
+            route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            })
+        }))
+    }
+
+    /// The IPv4 addresses of an interface, in the kernel's order: the primary one first.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn addresses_v4(&self, index: u32) -> Result<Vec<Ipv4Addr>, NetlinkError> {
+        let mut messages = self.handle.address().get().set_link_index_filter(index).execute();
+        let mut addresses = Vec::new();
+        while let Some(message) =
+            messages.try_next().await.map_err(refused("list the addresses"))?
+        {
+            if message.header.family != AddressFamily::Inet {
+                continue;
+            }
+            let local = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+                _ => None,
+            });
+            addresses.extend(local);
+        }
+        Ok(addresses)
+    }
+}

@@ -1,0 +1,171 @@
+//! The veth pairs of the node: one for each instance, and one through which parked packets are
+//! sent on.
+//!
+//! Every host-side end carries its data path's device group from its first moment on, so that
+//! whatever a killed net manager left behind is found.
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    netlink::{Link, Mac, Netlink, NetlinkError, VethEnd},
+    netns::{self, IFNAME, Inside, InstanceNamespace, NetnsError},
+};
+use crate::core::{
+    ifname::{Alias, DataPathId},
+    ipam::Lease,
+};
+
+/// Names tried when another interface has the one that follows from the instance.
+const ATTEMPTS: u32 = 8;
+
+/// Largest packet that is sent on: any that was parked, and any that a program may make of it.
+const INJECTION_MTU: u32 = 65_535;
+
+/// Why an instance cannot be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum VethError {
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error("the namespace of process {pid} has an interface {IFNAME} already")]
+    Taken { pid: i32 },
+    #[error("other interfaces have all {ATTEMPTS} names that {alias} could have")]
+    NoName { alias: Alias },
+}
+
+/// Makes the veth pair of an instance, ready for packets in both directions.
+///
+/// A pair that was left over under the same name is removed first. On failure nothing is left.
+///
+/// # Errors
+/// The process has no namespace of its own, or the kernel refuses.
+pub async fn attach(
+    netlink: &Netlink,
+    alias: &Alias,
+    pid: i32,
+    lease: Lease,
+    mtu: u32,
+) -> Result<Link, VethError> {
+    let namespace = InstanceNamespace::of(pid)?;
+    let name = free_name(netlink, alias).await?;
+    let [near_mac, far_mac] = macs(&name);
+    let near = VethEnd { name: &name, mac: near_mac, namespace: None };
+    let far = VethEnd { name: IFNAME, mac: far_mac, namespace: Some(namespace.fd()) };
+    if let Err(error) = netlink.add_veth(&near, &far, mtu, alias.data_path.group()).await {
+        let taken = error.errno() == Some(nix::errno::Errno::EEXIST);
+        return Err(if taken { VethError::Taken { pid } } else { error.into() });
+    }
+    let result = finish(netlink, &namespace, &name, alias, lease).await;
+    if result.is_err()
+        && let Ok(Some(link)) = netlink.find(&name).await
+        && let Err(error) = netlink.remove(link.index).await
+    {
+        tracing::warn!(net.ifname = name, %error, "a veth pair is left over until the next start");
+    }
+    result
+}
+
+async fn finish(
+    netlink: &Netlink,
+    namespace: &InstanceNamespace,
+    name: &str,
+    alias: &Alias,
+    lease: Lease,
+) -> Result<Link, VethError> {
+    let link = netlink.get(name).await?;
+    netlink.set_alias(link.index, &alias.to_string()).await?;
+    netns::disable_ipv6(name);
+    namespace.set_up(Inside { address: lease.v4, gateway_mac: link.mac }).await?;
+    netlink.set_up(link.index).await?;
+    Ok(link)
+}
+
+/// Whether the veth pair whose host end is `ifindex` leads into the namespace of `pid`.
+///
+/// # Errors
+/// There is no such process, or its namespace cannot be entered.
+pub async fn leads_to(ifindex: u32, pid: i32) -> Result<bool, NetnsError> {
+    let inside = InstanceNamespace::of(pid)?.interface().await?;
+    Ok(inside.is_some_and(|link| link.is_veth && link.peer == Some(ifindex)))
+}
+
+/// The host-side ends of this data path's instances, whoever made them.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn of_instances(
+    netlink: &Netlink,
+    data_path: DataPathId,
+) -> Result<Vec<Link>, NetlinkError> {
+    let (written, taken) = data_path.injection_pair();
+    let is_injection = |link: &Link| link.name == written || link.name == taken;
+    let links = netlink.links().await?.into_iter();
+    Ok(links.filter(|link| is_ours(link, data_path) && !is_injection(link)).collect())
+}
+
+/// The pair through which parked packets are sent on: where they are written, and where the
+/// program takes them. An existing pair is used again.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn injection_pair(
+    netlink: &Netlink,
+    data_path: DataPathId,
+) -> Result<(Link, Link), NetlinkError> {
+    let (written, taken) = data_path.injection_pair();
+    if netlink.find(&written).await?.is_none() {
+        let [near_mac, far_mac] = macs(&written);
+        let near = VethEnd { name: &written, mac: near_mac, namespace: None };
+        let far = VethEnd { name: &taken, mac: far_mac, namespace: None };
+        netlink.add_veth(&near, &far, INJECTION_MTU, data_path.group()).await?;
+    }
+    let pair = (netlink.get(&written).await?, netlink.get(&taken).await?);
+    for link in [&pair.0, &pair.1] {
+        netns::disable_ipv6(&link.name);
+        netlink.set_up(link.index).await?;
+    }
+    Ok(pair)
+}
+
+/// Removes that pair; done if it is gone.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn remove_injection_pair(
+    netlink: &Netlink,
+    data_path: DataPathId,
+) -> Result<(), NetlinkError> {
+    match netlink.find(&data_path.injection_pair().0).await? {
+        Some(link) => netlink.remove(link.index).await,
+        None => Ok(()),
+    }
+}
+
+fn is_ours(link: &Link, data_path: DataPathId) -> bool {
+    link.is_veth && link.group == data_path.group()
+}
+
+/// A name that no other interface has.
+async fn free_name(netlink: &Netlink, alias: &Alias) -> Result<String, VethError> {
+    for attempt in 0..ATTEMPTS {
+        let name = alias.ifname(attempt);
+        match netlink.find(&name).await? {
+            None => return Ok(name),
+            Some(link) if is_ours(&link, alias.data_path) => {
+                netlink.remove(link.index).await?;
+                return Ok(name);
+            }
+            Some(_) => {}
+        }
+    }
+    Err(VethError::NoName { alias: *alias })
+}
+
+/// Locally administered addresses of both ends. Given at the making of the pair, because
+/// programs like udev set random ones anew some time later.
+fn macs(name: &str) -> [Mac; 2] {
+    let digest = Sha256::digest(name.as_bytes());
+    let mac = |end: u8| [0x02, digest[0], digest[1], digest[2], digest[3], digest[4] & 0xfe | end];
+    [mac(0), mac(1)]
+}
