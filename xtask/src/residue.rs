@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 /// How long something on its way out may take.
-const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// Everything of the kinds that tests make, each told as people would look for it.
 #[derive(Debug)]
@@ -53,8 +53,8 @@ impl Snapshot {
 
     /// What is there now and was not then, after a moment for what is on its way out.
     #[expect(clippy::disallowed_methods, reason = "between two looks at the machine")]
-    pub(crate) fn left_since(&self) -> Result<Vec<String>> {
-        let deadline = Instant::now() + GRACE;
+    pub(crate) fn left_since(&self, grace: Duration) -> Result<Vec<String>> {
+        let deadline = Instant::now() + grace;
         loop {
             let left: Vec<_> = Self::take()?.0.difference(&self.0).cloned().collect();
             if left.is_empty() || Instant::now() >= deadline {
@@ -113,4 +113,24 @@ fn our_process(pid: &str) -> Option<String> {
     let groups = fs::read_to_string(folder.join("cgroup")).unwrap_or_default();
     let ours = name.starts_with("xylem") || matches!(&*name, "demo-app" | "docker-registry");
     (ours || groups.contains("xylem")).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_ours_is_noticed_until_it_is_gone() {
+        let folder = format!("/tmp/xylem-residue-{}", std::process::id());
+        let noticed = |before: &Snapshot| {
+            let left = before.left_since(Duration::ZERO).unwrap();
+            left.contains(&format!("folder {folder}"))
+        };
+        let before = Snapshot::take().unwrap();
+        assert!(!noticed(&before));
+        fs::create_dir(&folder).unwrap();
+        assert!(noticed(&before));
+        fs::remove_dir(&folder).unwrap();
+        assert!(!noticed(&before));
+    }
 }

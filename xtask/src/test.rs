@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use crate::{
     build::{self, HOST_PACKAGES},
     command::{cargo, run},
-    residue::Snapshot,
+    residue::{GRACE, Snapshot},
 };
 
 /// A part of the tests. The suites make network namespaces and load programs into the kernel:
@@ -41,7 +41,7 @@ pub(crate) fn test(suite: Option<Suite>) -> Result<()> {
     let start = Instant::now();
     let outcome = run(&mut selected(suite)).context("tests failed");
     let tested = start.elapsed();
-    let left = before.left_since()?;
+    let left = before.left_since(GRACE)?;
 
     // Stdout, so that it stands below the tests' own closing lines.
     println!("\nbuilt in {}, tested in {}", minutes(built), minutes(tested));
