@@ -39,7 +39,7 @@ pub(crate) fn views(snapshot: &Snapshot) -> Vec<EndpointView> {
                 instance_ip: known(endpoint.instance_ip),
                 ifindex: endpoint.ifindex,
                 service: instance
-                    .map_or(String::new(), |known| snapshot.name_of(&known.entry).to_owned()),
+                    .map_or(String::new(), |known| snapshot.name(known.entry.service).to_owned()),
                 instance_number: instance.map(|known| known.entry.number),
                 generation: endpoint.generation,
             }

@@ -101,7 +101,9 @@ impl Entries<'_> {
         let (question, reply) = (self.question.map(|e| e.1), self.reply.map(|e| e.1));
         let entries = || question.into_iter().chain(reply);
         let instance = entries().find_map(|flow| snapshot.instances.get(&flow.instance));
-        let service = entries().find_map(|flow| snapshot.services.get(&flow.service));
+        // What was dialled, or, where only the client's node knows that, what was reached.
+        let dialled = entries().map(|flow| flow.service).find(|slot| *slot != 0);
+        let slot = dialled.or(instance.map(|known| known.entry.service)).unwrap_or(0);
         let created = entries().map(|flow| flow.created_ns).min()?;
         let last_seen = entries().map(|flow| flow.last_seen_ns).max()?;
         let since = |then| snapshot.ms_since(then).unwrap_or(0);
@@ -110,11 +112,7 @@ impl Entries<'_> {
             client: ends.client,
             dialled: ends.dialled,
             backend: ends.backend,
-            service: match (service, instance) {
-                (Some(service), _) => service.name.clone(),
-                (None, Some(instance)) => snapshot.name_of(&instance.entry).to_owned(),
-                (None, None) => String::new(),
-            },
+            service: snapshot.name(slot).to_owned(),
             instance_number: instance.map(|known| known.entry.number),
             peer: snapshot.node_name(ends.peer),
             sent_packets: question.map_or(0, |flow| flow.packets),

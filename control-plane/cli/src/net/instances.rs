@@ -46,7 +46,7 @@ pub(crate) fn views(snapshot: &Snapshot) -> Vec<InstanceView> {
 fn view(snapshot: &Snapshot, instance: &KnownInstance) -> InstanceView {
     let KnownInstance { entry, traffic } = instance;
     InstanceView {
-        service: snapshot.name_of(entry).to_owned(),
+        service: snapshot.name(entry.service).to_owned(),
         instance_number: entry.number,
         state: state_name(entry.state),
         instance_ip: known(entry.instance_ip_v4),

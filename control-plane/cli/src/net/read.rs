@@ -2,13 +2,13 @@
 //!
 //! Each entry costs one call or more, so that only what a command shows is read.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use net_common::Traffic;
 use net_maps::{MapsError, PinnedMaps};
 use nix::time::{ClockId, clock_gettime};
 
-use super::snapshot::{KnownInstance, KnownService, Snapshot};
+use super::snapshot::{KnownInstance, Snapshot};
 
 impl Snapshot {
     /// The names of things: services, instances and nodes, without their traffic.
@@ -16,12 +16,7 @@ impl Snapshot {
     /// # Errors
     /// When a map cannot be read.
     pub(super) fn read(maps: &PinnedMaps) -> anyhow::Result<Self> {
-        let mut names: BTreeMap<_, _> = maps.names()?.into_iter().collect();
-        let services = maps.services()?.into_iter().map(|(address, entry)| {
-            let name = names.remove(&entry.slot).map_or(String::new(), |name| name.to_string());
-            let (table, traffic) = (Vec::new(), Traffic::default());
-            (entry.slot, KnownService { address, entry, name, table, traffic })
-        });
+        let names = maps.names()?.into_iter().map(|(slot, name)| (slot, name.to_string()));
         let instances = maps.instances()?.into_iter().map(|(id, entry)| {
             let traffic = Traffic::default();
             (id, KnownInstance { entry, traffic })
@@ -29,7 +24,8 @@ impl Snapshot {
         Ok(Self {
             now_ns: monotonic_ns()?,
             config: maps.config()?,
-            services: services.collect(),
+            names: names.collect(),
+            services: maps.services()?,
             instances: instances.collect(),
             nodes: maps.nodes()?.into_iter().collect(),
             ..Self::default()
@@ -39,9 +35,10 @@ impl Snapshot {
     /// # Errors
     /// When a map cannot be read.
     pub(super) fn read_tables(&mut self, maps: &PinnedMaps) -> Result<(), MapsError> {
-        for (slot, service) in &mut self.services {
-            service.table = maps.table(*slot)?;
-            service.traffic = maps.service_traffic(*slot)?;
+        let slots: BTreeSet<u32> = self.services.iter().map(|(_, service)| service.slot).collect();
+        for slot in slots {
+            self.tables.insert(slot, maps.table(slot)?);
+            self.service_traffic.insert(slot, maps.service_traffic(slot)?);
         }
         Ok(())
     }

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, io, net::IpAddr};
 
+use net_common::Service;
 use serde::Serialize;
 
-use super::snapshot::{KnownService, Snapshot, policy_name};
+use super::snapshot::{Snapshot, policy_name};
 use crate::{
     format,
     output::{self, Format},
@@ -36,20 +37,23 @@ struct Backend {
     weight: usize,
 }
 
-/// The known addresses, in order.
+/// The known addresses, by service.
 pub(crate) fn views(snapshot: &Snapshot) -> Vec<ServiceView> {
-    let mut views: Vec<_> =
-        snapshot.services.values().map(|service| view(snapshot, service)).collect();
+    let mut views: Vec<_> = snapshot
+        .services
+        .iter()
+        .map(|(address, service)| view(snapshot, address.to_ip(), service))
+        .collect();
     views.sort_by(|a, b| a.name.cmp(&b.name).then(a.address.cmp(&b.address)));
     views
 }
 
-fn view(snapshot: &Snapshot, service: &KnownService) -> ServiceView {
-    let traffic = service.traffic;
+fn view(snapshot: &Snapshot, address: IpAddr, service: &Service) -> ServiceView {
+    let traffic = snapshot.service_traffic.get(&service.slot).copied().unwrap_or_default();
     ServiceView {
-        address: service.address.to_ip(),
-        name: service.name.clone(),
-        policy: policy_name(service.entry.policy),
+        address,
+        name: snapshot.name(service.slot).to_owned(),
+        policy: policy_name(service.policy),
         backends: backends(snapshot, service),
         new_flows: traffic.new_flows,
         egress_packets: traffic.egress.packets,
@@ -60,13 +64,13 @@ fn view(snapshot: &Snapshot, service: &KnownService) -> ServiceView {
     }
 }
 
-fn backends(snapshot: &Snapshot, service: &KnownService) -> Vec<Backend> {
-    let only = (service.entry.instance != 0).then_some(service.entry.instance);
+/// The one instance of an instance IP, else those of the lookup table.
+fn backends(snapshot: &Snapshot, service: &Service) -> Vec<Backend> {
+    let table = snapshot.tables.get(&service.slot).map_or(&[][..], Vec::as_slice);
+    let ids = if service.instance == 0 { table } else { std::slice::from_ref(&service.instance) };
     let mut weights = BTreeMap::<u32, usize>::new();
-    for id in service.table.iter().copied().chain(only) {
-        if let Some(instance) = snapshot.instances.get(&id) {
-            *weights.entry(instance.entry.number).or_default() += 1;
-        }
+    for instance in ids.iter().filter_map(|id| snapshot.instances.get(id)) {
+        *weights.entry(instance.entry.number).or_default() += 1;
     }
     weights
         .into_iter()

@@ -10,19 +10,6 @@ use net_common::{
     Service, Traffic,
 };
 
-/// One address of the translation table.
-#[derive(Clone, Debug)]
-pub(crate) struct KnownService {
-    pub(crate) address: Addr,
-    pub(crate) entry: Service,
-    /// `app.appns.service.servicens`
-    pub(crate) name: String,
-    /// Instance ids of the lookup table, in its order: an id stands there once for each unit of
-    /// weight. Empty for the address of one instance.
-    pub(crate) table: Vec<u32>,
-    pub(crate) traffic: Traffic,
-}
-
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KnownInstance {
     pub(crate) entry: Instance,
@@ -34,8 +21,14 @@ pub(crate) struct Snapshot {
     /// `CLOCK_MONOTONIC`, nanoseconds: the clock of the times in the maps.
     pub(crate) now_ns: u64,
     pub(crate) config: Config,
-    /// By slot, which belongs to one address.
-    pub(crate) services: BTreeMap<u32, KnownService>,
+    /// Full names, `app.appns.service.servicens`, by slot.
+    pub(crate) names: BTreeMap<u32, String>,
+    /// By address. The IPv4 and the IPv6 address of a policy may share a slot.
+    pub(crate) services: Vec<(Addr, Service)>,
+    /// Lookup tables by slot: an instance id stands there once for each unit of weight.
+    pub(crate) tables: BTreeMap<u32, Vec<u32>>,
+    /// By slot.
+    pub(crate) service_traffic: BTreeMap<u32, Traffic>,
     /// By id.
     pub(crate) instances: BTreeMap<u32, KnownInstance>,
     /// By id.
@@ -52,9 +45,9 @@ impl Snapshot {
         (then_ns != 0).then(|| self.now_ns.saturating_sub(then_ns) / 1_000_000)
     }
 
-    /// Full name of the service that an instance belongs to.
-    pub(crate) fn name_of(&self, instance: &Instance) -> &str {
-        self.services.get(&instance.service).map_or("", |service| &service.name)
+    /// Full name of the service of a slot, empty if there is none.
+    pub(crate) fn name(&self, slot: u32) -> &str {
+        self.names.get(&slot).map_or("", String::as_str)
     }
 
     /// Where a node's tunnel ends: `address:port`, `local` for this node.

@@ -1,7 +1,7 @@
 //! What `xylem net` shows of a node with one local instance of a service, another on a second
 //! node, and a client of its own.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use net_common::{
     Addr, Config, Counter, DropReason, Endpoint, Flow, FlowKey, Instance, InstanceState, Node,
@@ -16,7 +16,7 @@ use super::{
     drops, endpoints,
     flow_filter::{Filter, Order, Proto},
     flows, instances, nodes, services,
-    snapshot::{KnownInstance, KnownService, Snapshot},
+    snapshot::{KnownInstance, Snapshot},
 };
 use crate::output::Format;
 
@@ -24,6 +24,7 @@ const SECOND: u64 = 1_000_000_000;
 const NOW: u64 = 10_000 * SECOND;
 
 const WEB_IP: [u8; 4] = [10, 30, 0, 1];
+const WEB_IP_V6: Ipv6Addr = Ipv6Addr::new(0xfdff, 0x2000, 0, 0, 0, 0, 0, 1);
 const WEB_0: [u8; 4] = [10, 30, 1, 0];
 const WEB_1: [u8; 4] = [10, 30, 1, 1];
 const CLIENT_IP: [u8; 4] = [10, 30, 2, 0];
@@ -43,15 +44,8 @@ fn ip(octets: [u8; 4]) -> Addr {
     Ipv4Addr::from(octets).into()
 }
 
-fn service(address: [u8; 4], slot: u32, policy: Policy, instance: u32) -> (u32, KnownService) {
-    let known = KnownService {
-        address: ip(address),
-        entry: Service { policy: policy as u32, slot, instance, _pad: 0 },
-        name: "shop.prod.web.front".to_owned(),
-        table: Vec::new(),
-        traffic: Traffic::default(),
-    };
-    (slot, known)
+fn service(address: Addr, slot: u32, policy: Policy, instance: u32) -> (Addr, Service) {
+    (address, Service { policy: policy as u32, slot, instance, _pad: 0 })
 }
 
 fn instance(number: u32, node: u32, own: [u8; 4], namespace: [u8; 4]) -> KnownInstance {
@@ -149,9 +143,7 @@ fn half_a_flow() -> (FlowKey, Flow) {
 
 fn snapshot() -> Snapshot {
     let counted = |packets| Counter { packets, bytes: packets * 1_000 };
-    let mut web = service(WEB_IP, 1, Policy::RoundRobin, 0);
-    web.1.table = vec![2, 1, 2];
-    web.1.traffic = Traffic {
+    let web_traffic = Traffic {
         egress: counted(2_005),
         ingress: counted(3_004),
         new_flows: 3,
@@ -168,7 +160,14 @@ fn snapshot() -> Snapshot {
             tunnel_port: 50_103u16.to_be(),
             ..Config::default()
         },
-        services: [web, service(WEB_0, 2, Policy::Instance, 1)].into(),
+        names: [1, 2].map(|slot| (slot, "shop.prod.web.front".to_owned())).into(),
+        services: vec![
+            service(ip(WEB_0), 2, Policy::Instance, 1),
+            service(WEB_IP_V6.into(), 1, Policy::RoundRobin, 0),
+            service(ip(WEB_IP), 1, Policy::RoundRobin, 0),
+        ],
+        tables: [(1, vec![2, 1, 2])].into(),
+        service_traffic: [(1, web_traffic)].into(),
         instances: [(1, instance(0, 0, WEB_0, WEB_0_NS)), (2, far), (3, absent())].into(),
         nodes: [(
             1,
@@ -236,9 +235,10 @@ fn services_show_policy_backends_and_traffic() {
     assert_eq!(
         shown!(services::render, Format::Table, services::views(&snapshot())),
         "\
-ADDRESS     SERVICE               POLICY        INSTANCES   FLOWS   SENT              RECEIVED          IDLE
-10.30.0.1   shop.prod.web.front   round-robin   0,1             3   2005 (1.91 MiB)   3004 (2.86 MiB)   2s
-10.30.1.0   shop.prod.web.front   instance      0               0   0                 0                 -
+ADDRESS        SERVICE               POLICY        INSTANCES   FLOWS   SENT              RECEIVED          IDLE
+10.30.0.1      shop.prod.web.front   round-robin   0,1             3   2005 (1.91 MiB)   3004 (2.86 MiB)   2s
+10.30.1.0      shop.prod.web.front   instance      0               0   0                 0                 -
+fdff:2000::1   shop.prod.web.front   round-robin   0,1             3   2005 (1.91 MiB)   3004 (2.86 MiB)   2s
 "
     );
 }
@@ -352,7 +352,7 @@ fn empty_maps_are_empty_lists() {
 #[test]
 fn numbers_of_a_newer_layout_stay_numbers() {
     let mut snapshot = snapshot();
-    snapshot.services.get_mut(&1).unwrap().entry.policy = 99;
+    snapshot.services[0].1.policy = 99;
     snapshot.instances.get_mut(&1).unwrap().entry.state = 98;
     snapshot.flows = vec![(
         key(CLIENT_NS, WEB_IP, (1, 2), CLIENT_VETH, 132),
