@@ -33,6 +33,7 @@ enum Task {
     /// Build the kernel programs into target/bpf/xylem.o
     BuildEbpf,
     /// Build everything and show the platform at work on this machine; needs root
+    #[command(disable_help_flag = true)]
     Demo {
         /// Options of the demo; `--check` asserts, tears down and ends; `--help` has them all
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -44,6 +45,7 @@ enum Task {
         suite: Option<test::Suite>,
     },
     /// Build everything and measure: `net` is the data path; needs root
+    #[command(disable_help_flag = true)]
     Bench {
         /// What to measure, and how; `--help` has it all
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
