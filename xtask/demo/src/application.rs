@@ -2,15 +2,18 @@
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use serde::Deserialize;
-use xylem_tests::{daemon, image::Image, platform::Platform, rest::Rest, wait::wait_for};
-use xylem_types::{
-    instance::InstanceStatus,
-    job::{Job, JobInstance},
+use xylem_tests::{
+    daemon,
+    deployment::{Service, wait_running},
+    image::Image,
+    platform::Platform,
+    rest::Rest,
+    wait::wait_for,
 };
+use xylem_types::job::JobInstance;
 
-const RUNNING_LIMIT: Duration = Duration::from_secs(60);
 const TALLY_LIMIT: Duration = Duration::from_secs(30);
 const REMOVAL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -21,8 +24,10 @@ const REGISTRY: &str = "REGISTRY/";
 #[derive(Debug)]
 pub(crate) struct Application {
     id: String,
-    web: String,
-    client: String,
+    web: Service,
+    client: Service,
+    /// Of the service; the client has one more.
+    instances: u8,
 }
 
 /// One round of the client, as it prints it (`tests/demo-app/src/dial.rs`).
@@ -52,38 +57,41 @@ impl Application {
         let rest = from_this_host(platform)?;
         let application = rest.create_application(&sla)?;
         let services = rest.services(&application.id)?;
-        let id_of = |name: &str| {
-            let service = services.iter().find(|service| service.service_name == name);
-            service.map(|service| service.id.clone()).with_context(|| format!("no service {name}"))
+        let service = |name: &str| {
+            let job = services.iter().find(|job| job.service_name == name);
+            let job = job.with_context(|| format!("no service {name}"))?;
+            Ok::<_, Error>(Service { id: job.id.clone(), name: name.to_owned(), rr_ip: job.rr_ip })
         };
-        let this = Self { id: application.id, web: id_of("web")?, client: id_of("client")? };
+        let this = Self {
+            id: application.id,
+            web: service("web")?,
+            client: service("client")?,
+            instances,
+        };
         for _ in 0..instances {
-            rest.add_instance(&this.web)?;
+            rest.add_instance(&this.web.id)?;
         }
-        rest.add_instance(&this.client)?;
+        rest.add_instance(&this.client.id)?;
         Ok(this)
     }
 
-    pub(crate) fn wait_running(&self, platform: &Platform) -> Result<()> {
-        wait_for("all instances to run", RUNNING_LIMIT, || {
-            platform.check_alive()?;
-            for service in [self.web(platform)?, self.client(platform)?] {
-                for instance in &service.instance_list {
-                    if instance.status != InstanceStatus::Running {
-                        bail!("{}", describe(&service, instance));
-                    }
-                }
-            }
-            Ok(())
-        })
+    /// The instances of the service, and the client, once all run.
+    pub(crate) fn wait_running(
+        &self,
+        platform: &Platform,
+    ) -> Result<(Vec<JobInstance>, JobInstance)> {
+        let rest = from_this_host(platform)?;
+        let web = wait_running(&rest, &self.web, self.instances.into())?;
+        let client = wait_running(&rest, &self.client, 1)?.pop().context("no client")?;
+        Ok((web, client))
     }
 
     /// The client's last whole round, once there is one in which every instance answered.
     pub(crate) fn wait_tally(&self, platform: &Platform) -> Result<Tally> {
-        let wanted = self.web(platform)?.instance_list.len();
+        let (rest, wanted) = (from_this_host(platform)?, usize::from(self.instances));
         wait_for("the client to be answered by every instance", TALLY_LIMIT, || {
             platform.check_alive()?;
-            let client = self.client(platform)?;
+            let client = rest.service(&self.client.id)?;
             let instance = client.instance_list.first().context("the client has no instance")?;
             let tally = last_tally(&instance.logs).with_context(|| {
                 format!("no round in the client's output yet: {:?}", instance.logs)
@@ -93,14 +101,6 @@ impl Application {
             }
             Ok(tally)
         })
-    }
-
-    pub(crate) fn web(&self, platform: &Platform) -> Result<Job> {
-        from_this_host(platform)?.service(&self.web)
-    }
-
-    pub(crate) fn client(&self, platform: &Platform) -> Result<Job> {
-        from_this_host(platform)?.service(&self.client)
     }
 
     /// Undeploys everything and waits until the workers have no instance left.
@@ -116,13 +116,6 @@ impl Application {
 
 fn from_this_host(platform: &Platform) -> Result<Rest<'static>> {
     Rest::log_in(platform.root_url(), None)
-}
-
-fn describe(service: &Job, instance: &JobInstance) -> String {
-    format!(
-        "{}.{} is {} {}",
-        service.service_name, instance.instance_number, instance.status, instance.status_detail
-    )
 }
 
 /// The output is the end of a longer text: its first line may be a part of one.

@@ -47,7 +47,7 @@ pub(crate) fn check(facts: &Facts, workers: usize) -> Result<()> {
     must(strangers == 0, format!("somebody else answered: {:?}", facts.tally));
 
     for link in facts.links.iter().filter(|link| !matches!(&*link.kind, "" | "veth")) {
-        must(false, format!("{} is a {} on {}", link.ifname, link.kind, link.worker));
+        must(false, format!("{} is a {} on {}", link.ifname, link.kind, link.place));
     }
     for wanted in [ProgramCounter::Encapsulated, ProgramCounter::Delivered] {
         let count = facts.programs.iter().find(|(which, _)| *which == wanted);

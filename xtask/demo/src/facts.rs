@@ -6,13 +6,10 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use net_common::{Counter, ProgramCounter};
 use net_maps::PinnedMaps;
-use xylem_tests::{link, platform::Platform};
-use xylem_types::{
-    instance::InstanceStatus,
-    job::{Job, JobInstance},
-};
+use xylem_tests::{inside::Inside, link, netns::netlink_here, platform::Platform};
+use xylem_types::{instance::InstanceStatus, job::JobInstance};
 
-use crate::application::{Application, Tally};
+use crate::application::Tally;
 
 #[derive(Debug)]
 pub(crate) struct Facts {
@@ -37,10 +34,11 @@ pub(crate) struct Instance {
     pub(crate) underlay: String,
 }
 
-/// An interface of a worker.
+/// An interface.
 #[derive(Debug)]
 pub(crate) struct Link {
-    pub(crate) worker: String,
+    /// The worker or instance that has it.
+    pub(crate) place: String,
     pub(crate) ifname: String,
     /// `veth`, `bridge`, `tun`, …; empty for loopback.
     pub(crate) kind: String,
@@ -48,39 +46,35 @@ pub(crate) struct Link {
 
 pub(crate) fn gather(
     platform: &Platform,
-    application: &Application,
+    web: &[JobInstance],
+    client: &JobInstance,
     tally: Tally,
 ) -> Result<Facts> {
-    let web = application.web(platform)?;
-    let client = application.client(platform)?;
-    let instances = |service: &Job| -> Result<Vec<Instance>> {
-        service.instance_list.iter().map(|one| instance(platform, service, one)).collect()
-    };
-    let client = instances(&client)?.pop().context("the client has no instance")?;
+    let client = instance(platform, "client", client)?;
+    let web = web.iter().map(|one| instance(platform, "web", one)).collect::<Result<Vec<_>>>()?;
 
     let mut links = Vec::new();
+    let mut note = |place: &str, found: Vec<(String, String)>| {
+        let link = |(ifname, kind)| Link { place: place.to_owned(), ifname, kind };
+        links.extend(found.into_iter().map(link));
+    };
     for (host, worker) in platform.topology.workers.iter().zip(&platform.workers) {
-        let found = host.netns.netlink(async |netlink| link::all(&netlink).await)?;
-        links.extend(found.into_iter().map(|(ifname, kind)| Link {
-            worker: worker.name.clone(),
-            ifname,
-            kind,
-        }));
+        note(&worker.name, host.netns.netlink(async |netlink| link::all(&netlink).await)?);
     }
+    for instance in web.iter().chain([&client]) {
+        let address = instance.namespace_ip.context("a running instance has an address")?;
+        let list = || netlink_here(async |netlink| link::all(&netlink).await);
+        note(&instance.name, Inside::of_address(address)?.run(list)?);
+    }
+
     let bpffs = &platform.workers[client.worker].paths.bpffs_root;
-    let maps = PinnedMaps::open(bpffs)?;
-    Ok(Facts {
-        web: instances(&web)?,
-        client,
-        tally,
-        links,
-        programs: maps.program_counters()?,
-    })
+    let programs = PinnedMaps::open(bpffs)?.program_counters()?;
+    Ok(Facts { web, client, tally, links, programs })
 }
 
 /// Workers share one host name and are told apart by their underlay address.
-fn instance(platform: &Platform, service: &Job, instance: &JobInstance) -> Result<Instance> {
-    let name = format!("{}.{}", service.service_name, instance.instance_number);
+fn instance(platform: &Platform, service: &str, instance: &JobInstance) -> Result<Instance> {
+    let name = format!("{service}.{}", instance.instance_number);
     let hosts = &platform.topology.workers;
     let is_it = |address: Ipv4Addr| address.to_string() == instance.host_ip;
     let worker = hosts.iter().position(|host| is_it(host.address)).with_context(|| {

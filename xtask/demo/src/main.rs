@@ -89,12 +89,12 @@ fn run(
     progress.step("deploying the application");
     let application = Application::deploy(platform, cli.workers)?;
     progress.step("waiting until all instances run");
-    application.wait_running(platform)?;
+    let (web, client) = application.wait_running(platform)?;
     progress.step("waiting for the client's first rounds");
     let tally = application.wait_tally(platform)?;
     progress.finish();
 
-    let facts = facts::gather(platform, &application, tally)?;
+    let facts = facts::gather(platform, &web, &client, tally)?;
     show::facts(&facts);
     if cli.check {
         check::check(&facts, usize::from(cli.workers))?;
