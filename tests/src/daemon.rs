@@ -67,10 +67,10 @@ pub fn root(address: Ipv4Addr, state: &Path) -> Command {
 pub fn cluster(name: &str, address: Ipv4Addr, state: &Path) -> Command {
     let mut command = Command::new(program("xylem-cluster"));
     command.args(["--name", name]);
-    command.arg("--root").arg(format!("http://{address}:{ROOT_PORT}"));
+    command.arg("--root-url").arg(format!("http://{address}:{ROOT_PORT}"));
     command.arg("--listen").arg(format!("{address}:{CLUSTER_PORT}"));
     command.arg("--mqtt-listen").arg(format!("{address}:{BROKER_PORT}"));
-    command.arg("--state-dir").arg(state);
+    command.arg("--data-dir").arg(state);
     command
 }
 
@@ -86,10 +86,10 @@ pub fn net_manager(address: Ipv4Addr, paths: &WorkerPaths) -> Command {
 
 pub fn node_engine(name: &str, hub: Ipv4Addr, paths: &WorkerPaths) -> Command {
     let mut command = Command::new(program("xylem-node-engine"));
-    command.args(["--name", name]);
-    command.arg("--cluster").arg(format!("http://{hub}:{CLUSTER_PORT}"));
+    command.args(["--node-name", name]);
+    command.arg("--cluster-url").arg(format!("http://{hub}:{CLUSTER_PORT}"));
     command.arg("--net-socket").arg(&paths.socket);
-    command.arg("--cgroup-parent").arg(&paths.cgroup_parent);
+    command.arg("--cgroup-parent").arg(Path::new("/").join(&paths.cgroup_parent));
     command.arg("--state-dir").arg(paths.state.join("engine"));
     command
 }

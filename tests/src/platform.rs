@@ -111,7 +111,7 @@ impl Platform {
         root.wait_ready(READY_LIMIT, || Rest::log_in(&url, Some(&hub.netns)).map(drop))?;
         let rest = Rest::log_in(&url, Some(&hub.netns))?;
 
-        let command = daemon::cluster("demo", hub.address, &folder("cluster")?);
+        let command = daemon::cluster("site", hub.address, &folder("cluster")?);
         let mut cluster = start("xylem-cluster", command)?;
         cluster.wait_ready(READY_LIMIT, || {
             let connected = rest.clusters()?.iter().any(|cluster| cluster.connected);
@@ -236,7 +236,7 @@ impl Platform {
     /// If it does not start.
     pub fn restart_cluster(&mut self) -> Result<()> {
         let hub = &self.topology.hub;
-        let command = daemon::cluster("demo", hub.address, &self.state.path().join("cluster"));
+        let command = daemon::cluster("site", hub.address, &self.state.path().join("cluster"));
         let mut cluster = self.start_on(hub, "xylem-cluster", command)?;
         cluster.wait_ready(READY_LIMIT, || self.check_connected())?;
         self.cluster = cluster;
