@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::{
     sys::{
         prctl,
@@ -46,6 +46,8 @@ impl Process {
         if let Some(netns) = netns {
             netns.enter(&mut command);
         }
+        // The output goes to a file.
+        command.env("NO_COLOR", "1");
         // Ctrl-C on a terminal is for whoever started us, who ends us in order.
         command.process_group(0);
         // SAFETY: both are bare system calls and touch no memory but the stack's, so they are
@@ -113,10 +115,10 @@ impl Process {
             if ended.is_some() { Ok(()) } else { ready() }
         });
         let outcome = match ended {
-            Some(status) => Err(anyhow::anyhow!("{name} ended at once with {status}")),
+            Some(status) => Err(anyhow!("{name} ended at once with {status}")),
             None => outcome,
         };
-        outcome.with_context(|| format!("{name} says:\n{}", self.log_tail(15)))
+        outcome.map_err(|error| anyhow!("{error:#}\nIts last words:\n{}", self.log_tail(15)))
     }
 
     /// The last lines of its output.
