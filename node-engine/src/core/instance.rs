@@ -25,9 +25,14 @@ pub enum Phase {
     /// Nothing is known of it.
     Vacant,
     /// The image is fetched and unpacked; nothing of the instance itself exists yet.
-    Preparing { command: Box<DeployCommand> },
+    Preparing {
+        command: Box<DeployCommand>,
+    },
     /// The container is made, its first process held back. `next` is what was asked meanwhile.
-    Creating { command: Box<DeployCommand>, next: Option<Next> },
+    Creating {
+        command: Box<DeployCommand>,
+        next: Option<Next>,
+    },
     /// The net manager attaches the container's network namespace.
     Attaching {
         command: Box<DeployCommand>,
@@ -37,23 +42,43 @@ pub enum Phase {
         next: Option<Next>,
     },
     /// The first process is let go.
-    Starting { command: Box<DeployCommand>, next: Option<Next> },
-    Running { command: Box<DeployCommand> },
+    Starting {
+        command: Box<DeployCommand>,
+        next: Option<Next>,
+    },
+    Running {
+        command: Box<DeployCommand>,
+    },
     /// It was asked to end by itself; at `kill_at` it is killed.
-    Stopping { command: Box<DeployCommand>, kill_at: Instant, next: Next },
+    Stopping {
+        command: Box<DeployCommand>,
+        kill_at: Instant,
+        next: Next,
+    },
     /// Everything that was made for it is taken down.
-    Clearing { command: Box<DeployCommand>, next: Next },
+    Clearing {
+        command: Box<DeployCommand>,
+        next: Next,
+    },
     /// Over, and nothing left but this: kept so that it can be reported, and an older command
     /// refused.
-    Ended { command: Box<DeployCommand>, outcome: Outcome },
+    Ended {
+        command: Box<DeployCommand>,
+        outcome: Outcome,
+    },
 }
 
 /// One attempt to attach to the network.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Attempt {
-    UnderWay { waiting_for: Option<String> },
+    UnderWay {
+        waiting_for: Option<String>,
+    },
     /// The net manager did not answer; tried again at `retry_at`.
-    Waiting { retry_at: Instant, waiting_for: String },
+    Waiting {
+        retry_at: Instant,
+        waiting_for: String,
+    },
 }
 
 /// What follows once an instance is cleared away.
@@ -70,7 +95,9 @@ pub enum Next {
 pub enum Event {
     Deploy(Box<DeployCommand>),
     /// Stop this instance if it is of this generation or an older one; `None` = of any.
-    Delete { generation: Option<Generation> },
+    Delete {
+        generation: Option<Generation>,
+    },
     Prepared(Result<(), String>),
     /// The process id of the container's first process.
     Created(Result<i32, String>),
@@ -97,7 +124,9 @@ pub enum AttachFailure {
 pub enum Effect {
     Prepare,
     Create,
-    Attach { pid: i32 },
+    Attach {
+        pid: i32,
+    },
     Start,
     /// Find the shim again after a restart of the engine; answered by `Lost` or `Exited` only.
     Reconnect,
@@ -107,9 +136,14 @@ pub enum Effect {
     /// Kill what is left, detach the network, remove every trace.
     Clear,
     /// Tell the cluster that nothing of this generation or an older one is here (any more).
-    ReportGone { generation: Generation },
+    ReportGone {
+        generation: Generation,
+    },
     /// A command for a generation older than the one here was not obeyed.
-    Refuse { generation: Generation, current: Generation },
+    Refuse {
+        generation: Generation,
+        current: Generation,
+    },
 }
 
 /// Durations that the decisions depend on.
@@ -191,16 +225,12 @@ fn turn_to(phase: Phase, next: Next, now: Instant, timing: &Timing) -> (Phase, V
     match phase {
         Phase::Vacant => (Phase::Vacant, vec![]),
         Phase::Preparing { command } | Phase::Ended { command, .. } => clear(command, next),
-        Phase::Creating { command, .. } => {
-            (Phase::Creating { command, next: Some(next) }, vec![])
-        }
+        Phase::Creating { command, .. } => (Phase::Creating { command, next: Some(next) }, vec![]),
         Phase::Attaching { command, attempt: Attempt::Waiting { .. }, .. } => clear(command, next),
         Phase::Attaching { command, pid, give_up_at, attempt, .. } => {
             (Phase::Attaching { command, pid, give_up_at, attempt, next: Some(next) }, vec![])
         }
-        Phase::Starting { command, .. } => {
-            (Phase::Starting { command, next: Some(next) }, vec![])
-        }
+        Phase::Starting { command, .. } => (Phase::Starting { command, next: Some(next) }, vec![]),
         Phase::Running { command } => {
             let kill_at = now + timing.stop_grace;
             (Phase::Stopping { command, kill_at, next }, vec![Effect::Terminate])
@@ -219,6 +249,11 @@ fn clear(command: Box<DeployCommand>, next: Next) -> (Phase, Vec<Effect>) {
 /// The first process ended, or nobody watches it any more.
 fn over(phase: Phase, outcome: impl FnOnce(&DeployCommand) -> Outcome) -> (Phase, Vec<Effect>) {
     match phase {
+        // The shim may be gone again before it is known to have come.
+        Phase::Creating { command, next } => {
+            let next = next.or_else(|| Some(Next::Rest(outcome(&command))));
+            (Phase::Creating { command, next }, vec![])
+        }
         // A shim that dies while its container is attached: the answer of the net manager is
         // awaited, else it could attach what is already cleared away.
         Phase::Attaching {
@@ -240,10 +275,9 @@ fn over(phase: Phase, outcome: impl FnOnce(&DeployCommand) -> Outcome) -> (Phase
             clear(command, next)
         }
         Phase::Stopping { command, next, .. } => clear(command, next),
-        // No process yet, or none any more: `Created` and `Cleared` tell what matters.
+        // No process yet, or none any more.
         phase @ (Phase::Vacant
         | Phase::Preparing { .. }
-        | Phase::Creating { .. }
         | Phase::Clearing { .. }
         | Phase::Ended { .. }) => (phase, vec![]),
     }
@@ -305,7 +339,9 @@ fn progress(phase: Phase, answer: Event, now: Instant, timing: &Timing) -> (Phas
         }
         (
             Phase::Attaching { command, next: None, .. },
-            Event::Attached(Err(AttachFailure::Unavailable(detail) | AttachFailure::Refused(detail))),
+            Event::Attached(Err(
+                AttachFailure::Unavailable(detail) | AttachFailure::Refused(detail),
+            )),
         ) => clear(command, failed(detail)),
         (Phase::Starting { command, next: None }, Event::Started(Ok(()))) => {
             (Phase::Running { command }, vec![])
@@ -317,9 +353,7 @@ fn progress(phase: Phase, answer: Event, now: Instant, timing: &Timing) -> (Phas
             clear(command, next.unwrap_or_else(|| failed(detail)))
         }
         (Phase::Clearing { command, next }, Event::Cleared) => match next {
-            Next::Forget { generation } => {
-                (Phase::Vacant, vec![Effect::ReportGone { generation }])
-            }
+            Next::Forget { generation } => (Phase::Vacant, vec![Effect::ReportGone { generation }]),
             Next::Replace(command) => (Phase::Preparing { command }, vec![Effect::Prepare]),
             Next::Rest(outcome) => (Phase::Ended { command, outcome }, vec![]),
         },
@@ -388,9 +422,8 @@ pub struct Status {
 /// [`Effect::ReportGone`].
 pub fn status(phase: &Phase) -> Option<Status> {
     let generation = wanted_generation(phase)?;
-    let status = |status, detail: &str| {
-        Some(Status { generation, status, detail: detail.to_owned() })
-    };
+    let status =
+        |status, detail: &str| Some(Status { generation, status, detail: detail.to_owned() });
     match (phase, next(phase)) {
         (Phase::Running { .. }, _) => status(InstanceStatus::Running, ""),
         (_, Some(Next::Forget { .. })) => None,
@@ -427,8 +460,12 @@ pub enum Stage {
     /// Not running yet; after a restart it is done over.
     Deploying,
     Running,
-    Stopping { next: Next },
-    Ended { outcome: Outcome },
+    Stopping {
+        next: Next,
+    },
+    Ended {
+        outcome: Outcome,
+    },
 }
 
 /// The record of a phase, `None` when there is nothing to remember.

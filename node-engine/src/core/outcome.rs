@@ -98,6 +98,9 @@ mod tests {
     fn a_signal_and_want_of_memory_are_named() {
         let killed = Exit { how: ExitKind::Signal(9), out_of_memory: true };
         let detail = killed.to_string();
-        assert!(detail.contains("signal 9 (SIGKILL)") && detail.contains("out of memory"), "{detail}");
+        assert!(
+            detail.contains("signal 9 (SIGKILL)") && detail.contains("out of memory"),
+            "{detail}"
+        );
     }
 }

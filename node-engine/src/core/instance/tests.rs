@@ -126,7 +126,10 @@ fn a_silent_net_manager_is_waited_for_and_named_and_then_fails_the_deployment() 
     let (phase, effects) = step(phase, silent(), late, &TIMING);
     assert_eq!(effects, [Effect::Clear]);
     let report = status(&phase).unwrap();
-    assert_eq!((report.status, report.detail.as_str()), (InstanceStatus::Failed, "no net manager at S"));
+    assert_eq!(
+        (report.status, report.detail.as_str()),
+        (InstanceStatus::Failed, "no net manager at S")
+    );
 }
 
 #[test]
@@ -236,11 +239,15 @@ impl World {
     fn obey(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Prepare | Effect::Create | Effect::Attach { .. } | Effect::Start
+                Effect::Prepare
+                | Effect::Create
+                | Effect::Attach { .. }
+                | Effect::Start
                 | Effect::Clear => {
                     assert!(
                         matches!(self.operation, None | Some(Effect::Prepare | Effect::Start)),
-                        "{effect:?} while {:?} is under way", self.operation
+                        "{effect:?} while {:?} is under way",
+                        self.operation
                     );
                     self.operation = Some(effect);
                 }

@@ -1,0 +1,238 @@
+//! From the name of an image to the manifest for this machine.
+
+use std::path::PathBuf;
+
+use oci_spec::image::{
+    Arch, Descriptor, Digest, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os,
+};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+
+use super::{
+    ImageError, Images, LAYERS_MAX, SMALL_BLOB_MAX, Source,
+    blob::{self, Content},
+    local::LocalImage,
+    reference::ImageRef,
+};
+
+/// What a name last meant, so that a worker cut off from the registry can start what it has.
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    name: String,
+    digest: Digest,
+}
+
+enum Document {
+    Manifest(Box<ImageManifest>),
+    Index(Box<ImageIndex>),
+}
+
+/// Tells an index from a manifest by its fields: the media type may be left out.
+#[derive(Deserialize)]
+struct Shape {
+    manifests: Option<IgnoredAny>,
+}
+
+impl Images {
+    /// The manifest of the image for this machine, and where its blobs are to be had.
+    pub(super) async fn manifest(
+        &self,
+        reference: ImageRef,
+    ) -> Result<(ImageManifest, Source<'_>), ImageError> {
+        let (image, tag) = match reference {
+            ImageRef::Registry(reference) => {
+                let bytes = self.named_document(&reference).await?;
+                let source = Source::Registry(&self.registries, reference);
+                return match parse(&bytes)? {
+                    Document::Manifest(manifest) => Ok((*manifest, source)),
+                    Document::Index(index) => {
+                        let chosen = choose(index.manifests())?;
+                        Ok((self.manifest_of(&source, chosen).await?, source))
+                    }
+                };
+            }
+            ImageRef::Layout { path, tag } => (LocalImage::layout(path), tag),
+            ImageRef::Archive { path, tag } => (LocalImage::archive(path).await?, tag),
+        };
+        let candidates = image.index(tag.as_deref()).await?;
+        let mut chosen = choose(&candidates)?.clone();
+        let source = Source::Local(image);
+        if is_index(chosen.media_type()) {
+            let bytes = self.document(&source, &chosen).await?;
+            let Document::Index(index) = parse(&bytes)? else {
+                return Err(ImageError::NestedIndex);
+            };
+            chosen = choose(index.manifests())?.clone();
+        }
+        Ok((self.manifest_of(&source, &chosen).await?, source))
+    }
+
+    async fn manifest_of(
+        &self,
+        source: &Source<'_>,
+        descriptor: &Descriptor,
+    ) -> Result<ImageManifest, ImageError> {
+        match parse(&self.document(source, descriptor).await?)? {
+            Document::Manifest(manifest) => Ok(*manifest),
+            Document::Index(_) => Err(ImageError::NestedIndex),
+        }
+    }
+
+    /// An index or manifest known by its digest.
+    async fn document(
+        &self,
+        source: &Source<'_>,
+        descriptor: &Descriptor,
+    ) -> Result<Vec<u8>, ImageError> {
+        check_small(descriptor)?;
+        let digest = descriptor.digest();
+        let open = async {
+            let bytes = match source {
+                Source::Registry(registries, reference) => {
+                    registries.manifest_by_digest(reference, digest).await?
+                }
+                Source::Local(image) => image.small_blob(digest).await?,
+            };
+            Ok::<_, ImageError>(Box::new(std::io::Cursor::new(bytes)) as Content)
+        };
+        self.blobs.ensure(descriptor, open).await?;
+        Ok(self.blobs.read(digest).await?)
+    }
+
+    /// The index or manifest that a registry has under a name now or, when the registry cannot
+    /// be reached, had when it was asked last.
+    async fn named_document(
+        &self,
+        reference: &oci_client::Reference,
+    ) -> Result<Vec<u8>, ImageError> {
+        if let Some(pinned) = reference.digest()
+            && let Ok(digest) = pinned.parse()
+            && let Ok(bytes) = self.blobs.read(&digest).await
+        {
+            return Ok(bytes);
+        }
+        let name = reference.whole();
+        match self.registries.manifest(reference).await {
+            Ok(bytes) => {
+                self.remember(&name, &bytes).await?;
+                Ok(bytes)
+            }
+            Err(error) if error.is_unreachable() => match self.recall(&name).await {
+                Some(bytes) => {
+                    tracing::warn!(image = name, %error, "registry is away, known image is used");
+                    Ok(bytes)
+                }
+                None => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn remember(&self, name: &str, document: &[u8]) -> Result<(), ImageError> {
+        let digest = blob::sha256(document);
+        let descriptor =
+            Descriptor::new(MediaType::ImageManifest, document.len() as u64, digest.clone());
+        let bytes = document.to_vec();
+        let open = async { Ok::<_, ImageError>(Box::new(std::io::Cursor::new(bytes)) as Content) };
+        self.blobs.ensure(&descriptor, open).await?;
+
+        let path = self.remembered_path(name);
+        let text = serde_json::to_vec(&Remembered { name: name.to_owned(), digest })
+            .expect("two strings can be written as JSON");
+        let write = async {
+            let temporary = path.with_extension("new");
+            tokio::fs::write(&temporary, text).await?;
+            tokio::fs::rename(&temporary, &path).await
+        };
+        write.await.map_err(|source| ImageError::Store { path: path.clone(), source })
+    }
+
+    async fn recall(&self, name: &str) -> Option<Vec<u8>> {
+        let bytes = tokio::fs::read(self.remembered_path(name)).await.ok()?;
+        let remembered: Remembered = serde_json::from_slice(&bytes).ok()?;
+        self.blobs.read(&remembered.digest).await.ok()
+    }
+
+    fn remembered_path(&self, name: &str) -> PathBuf {
+        self.names.join(blob::sha256(name.as_bytes()).digest())
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Document, ImageError> {
+    let parsed = serde_json::from_slice(bytes).and_then(|shape: Shape| match shape.manifests {
+        Some(_) => serde_json::from_slice(bytes).map(|index| Document::Index(Box::new(index))),
+        None => {
+            serde_json::from_slice(bytes).map(|manifest| Document::Manifest(Box::new(manifest)))
+        }
+    });
+    parsed.map_err(|source| ImageError::Json { what: "manifest", source })
+}
+
+fn is_index(media_type: &MediaType) -> bool {
+    media_type == &MediaType::ImageIndex || media_type.to_string().contains("manifest.list")
+}
+
+/// The first entry for this machine. Entries that do not say their platform fit any.
+fn choose(images: &[Descriptor]) -> Result<&Descriptor, ImageError> {
+    let fits = |image: &&Descriptor| match image.platform() {
+        None => true,
+        Some(platform) => {
+            platform.os() == &Os::Linux && platform.architecture() == &Arch::default()
+        }
+    };
+    images.iter().find(fits).ok_or_else(|| {
+        let platforms = images.iter().filter_map(|image| image.platform().as_ref());
+        let has: Vec<_> = platforms.map(|p| platform_text(p.os(), p.architecture())).collect();
+        ImageError::Platform { wanted: this_platform(), has: has.join(", ") }
+    })
+}
+
+/// # Errors
+/// When the image says that it is for another kind of machine.
+pub(super) fn check_platform(config: &ImageConfiguration) -> Result<(), ImageError> {
+    if config.os() == &Os::Linux && config.architecture() == &Arch::default() {
+        return Ok(());
+    }
+    let has = platform_text(config.os(), config.architecture());
+    Err(ImageError::Platform { wanted: this_platform(), has })
+}
+
+fn this_platform() -> String {
+    platform_text(&Os::Linux, &Arch::default())
+}
+
+fn platform_text(os: &Os, architecture: &Arch) -> String {
+    format!("{os}/{architecture}")
+}
+
+/// # Errors
+/// When the size that the descriptor says is no size for JSON.
+pub(super) fn check_small(descriptor: &Descriptor) -> Result<(), ImageError> {
+    if descriptor.size() <= SMALL_BLOB_MAX {
+        return Ok(());
+    }
+    Err(ImageError::TooLarge { digest: descriptor.digest().clone(), size: descriptor.size() })
+}
+
+/// The digests of the unpacked layers, lowest first, one for each layer of the manifest.
+pub(super) fn diff_ids(
+    manifest: &ImageManifest,
+    config: &ImageConfiguration,
+) -> Result<Vec<Digest>, ImageError> {
+    let texts = config.rootfs().diff_ids();
+    let count = manifest.layers().len();
+    if texts.len() != count {
+        return Err(ImageError::LayerCount { manifest: count, config: texts.len() });
+    }
+    if count > LAYERS_MAX {
+        return Err(ImageError::TooManyLayers(count));
+    }
+    texts
+        .iter()
+        .map(|text| {
+            text.parse().map_err(|error| ImageError::Json {
+                what: "list of diff ids",
+                source: serde::de::Error::custom(error),
+            })
+        })
+        .collect()
+}
