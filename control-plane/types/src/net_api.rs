@@ -1,6 +1,9 @@
 //! The Net API: JSON over HTTP on the net manager's Unix socket, called by the node engine.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -62,4 +65,24 @@ pub struct UndeployRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     pub message: String,
+}
+
+/// `GET /status`, ours: how the net manager is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Once registered.
+    pub worker_id: Option<String>,
+    /// Whether there is a session with the cluster now.
+    pub connected: bool,
+    /// The worker's share of the namespace IPs, `10.18.x.y/26`, once granted.
+    pub subnet: Option<String>,
+    /// Instances attached.
+    pub instances: usize,
+    /// Services known.
+    pub services: usize,
+    /// Destinations whose packets wait for the cluster's answer.
+    pub open_questions: usize,
+    /// Writes that found a map full since the start, by map.
+    pub map_full: BTreeMap<String, u64>,
 }

@@ -273,6 +273,12 @@ impl Worker {
         }
     }
 
+    /// This node is another worker now: its subnet is asked for anew.
+    pub fn forget_subnet(&mut self) {
+        self.ipam = None;
+        self.refusal = None;
+    }
+
     /// Addresses for an instance that is about to be attached.
     ///
     /// # Errors

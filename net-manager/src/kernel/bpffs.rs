@@ -59,9 +59,7 @@ pub fn prepare(root: &Path) -> Result<(), BpffsError> {
     if !is_bpffs(&nearest(root))? {
         let at = if root.starts_with(SYSTEM_MOUNT) { Path::new(SYSTEM_MOUNT) } else { root };
         create(at)?;
-        info!(path = %at.display(), "mounting the BPF file system");
-        mount(Some("bpf"), at, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-            .map_err(|source| BpffsError::Mount { path: at.into(), source })?;
+        mount_once(at)?;
     }
     // A dot in a name below the mount is refused with a bare EPERM.
     let below = root.strip_prefix(SYSTEM_MOUNT).unwrap_or(Path::new(""));
@@ -69,6 +67,20 @@ pub fn prepare(root: &Path) -> Result<(), BpffsError> {
         return Err(BpffsError::Dotted { path: root.into() });
     }
     create(root)
+}
+
+/// Several net managers may start at a time, and a second mount would hide what the first one
+/// pinned: they take turns by a lock on the folder below the mount.
+fn mount_once(at: &Path) -> Result<(), BpffsError> {
+    let failed = |source| BpffsError::Mount { path: at.into(), source };
+    let folder = File::open(at).map_err(|source| BpffsError::Create { path: at.into(), source })?;
+    let _turn =
+        Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, source)| failed(source))?;
+    if is_bpffs(at)? {
+        return Ok(());
+    }
+    info!(path = %at.display(), "mounting the BPF file system");
+    mount(Some("bpf"), at, Some("bpf"), MsFlags::empty(), Some("mode=0700")).map_err(failed)
 }
 
 /// Creates a folder below `root`.

@@ -36,6 +36,8 @@ pub enum SweepError {
     Open(#[from] net_maps::OpenError),
     #[error(transparent)]
     Maps(#[from] MapsError),
+    #[error("the sweep ended early")]
+    Thread(#[source] tokio::task::JoinError),
 }
 
 /// Looks at every flow once. Blocks.

@@ -1,0 +1,185 @@
+//! Settings: flag over environment over file over default.
+
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ipnet::Ipv4Net;
+use net_common::limits;
+use serde::Deserialize;
+
+use crate::{core::expiry::Timeouts, kernel::bpf::MapSizes};
+
+const BPFFS_ROOT: &str = "/sys/fs/bpf/xylem";
+const STATE_DIR: &str = "/var/lib/xylem/net-manager";
+const SOCKET: &str = "/run/xylem/net-manager.sock";
+const TUNNEL_PORT: u16 = 50103;
+const MQTT_PORT: u16 = 10003;
+const SERVICE_NET: &str = "10.30.0.0/16";
+const TCP_IDLE_SECS: u64 = 3600;
+const FLOW_IDLE_SECS: u64 = 60;
+
+/// Every setting, as flags, environment or file give it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Folder below which maps and links are pinned [default: /sys/fs/bpf/xylem]
+    #[arg(long, env = "XYLEM_BPFFS_ROOT", global = true)]
+    pub bpffs_root: Option<PathBuf>,
+    /// Folder for what survives a restart [default: /var/lib/xylem/net-manager]
+    #[arg(long, env = "XYLEM_NET_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Unix socket of the Net API [default: /run/xylem/net-manager.sock]
+    #[arg(long, env = "XYLEM_NET_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// Interface towards the other nodes [default: that of the default route]
+    #[arg(long, env = "XYLEM_UPLINK")]
+    pub uplink: Option<String>,
+    /// Address at which other nodes reach this one [default: the first of the uplink]
+    #[arg(long, env = "XYLEM_NODE_ADDRESS")]
+    pub node_address: Option<Ipv4Addr>,
+    /// UDP port of the tunnel [default: 50103]
+    #[arg(long, env = "XYLEM_TUNNEL_PORT")]
+    pub tunnel_port: Option<u16>,
+    /// Port of the cluster's MQTT broker, unless the registration says another [default: 10003]
+    #[arg(long, env = "XYLEM_MQTT_PORT")]
+    pub mqtt_port: Option<u16>,
+    /// Range of the service and instance IPs [default: 10.30.0.0/16]
+    #[arg(long, env = "XYLEM_SERVICE_NET")]
+    pub service_net: Option<Ipv4Net>,
+    /// Service IPs and instance IPs that can be known at a time [default: 65536]
+    #[arg(long, env = "XYLEM_MAX_SERVICES")]
+    pub max_services: Option<u32>,
+    /// Instances that can be known at a time [default: 65536]
+    #[arg(long, env = "XYLEM_MAX_INSTANCES")]
+    pub max_instances: Option<u32>,
+    /// Nodes that can be known at a time [default: 4096]
+    #[arg(long, env = "XYLEM_MAX_NODES")]
+    pub max_nodes: Option<u32>,
+    /// Entries of the flow table, two for each flow [default: 131072]
+    #[arg(long, env = "XYLEM_MAX_FLOWS")]
+    pub max_flows: Option<u32>,
+    /// Seconds after which a silent TCP connection is forgotten [default: 3600]
+    #[arg(long, env = "XYLEM_TCP_IDLE_SECS")]
+    pub tcp_idle_secs: Option<u64>,
+    /// Seconds after which any other silent flow is forgotten [default: 60]
+    #[arg(long, env = "XYLEM_FLOW_IDLE_SECS")]
+    pub flow_idle_secs: Option<u64>,
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration file {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the configuration file {} is not valid", path.display())]
+    Parse {
+        path: PathBuf,
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    #[error("{what} is {value}; it must be at least {least}")]
+    TooSmall { what: &'static str, value: u32, least: u32 },
+}
+
+/// The settings in effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub bpffs_root: PathBuf,
+    pub state_dir: PathBuf,
+    pub socket: PathBuf,
+    pub uplink: Option<String>,
+    pub node_address: Option<Ipv4Addr>,
+    pub tunnel_port: u16,
+    pub mqtt_port: u16,
+    pub service_net: Ipv4Net,
+    pub map_sizes: MapSizes,
+    pub timeouts: Timeouts,
+}
+
+impl Settings {
+    /// Reads a TOML file with these settings, named like the flags with underscores.
+    ///
+    /// # Errors
+    /// It cannot be read, or has other settings in it.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })
+    }
+
+    /// The settings in effect: what is given here, else what `file` says, else the default.
+    ///
+    /// # Errors
+    /// A size makes no sense.
+    pub fn resolve(self, file: Self) -> Result<Config, ConfigError> {
+        let default_net: Ipv4Net = SERVICE_NET.parse().expect("a constant that is a network");
+        let secs = |flag: Option<u64>, file: Option<u64>, default| {
+            Duration::from_secs(flag.or(file).unwrap_or(default))
+        };
+        let config = Config {
+            bpffs_root: self.bpffs_root.or(file.bpffs_root).unwrap_or_else(|| BPFFS_ROOT.into()),
+            state_dir: self.state_dir.or(file.state_dir).unwrap_or_else(|| STATE_DIR.into()),
+            socket: self.socket.or(file.socket).unwrap_or_else(|| SOCKET.into()),
+            uplink: self.uplink.or(file.uplink),
+            node_address: self.node_address.or(file.node_address),
+            tunnel_port: self.tunnel_port.or(file.tunnel_port).unwrap_or(TUNNEL_PORT),
+            mqtt_port: self.mqtt_port.or(file.mqtt_port).unwrap_or(MQTT_PORT),
+            service_net: self.service_net.or(file.service_net).unwrap_or(default_net).trunc(),
+            map_sizes: MapSizes {
+                services: self.max_services.or(file.max_services).unwrap_or(limits::SERVICES),
+                instances: self.max_instances.or(file.max_instances).unwrap_or(limits::INSTANCES),
+                nodes: self.max_nodes.or(file.max_nodes).unwrap_or(limits::NODES),
+                flows: self.max_flows.or(file.max_flows).unwrap_or(limits::FLOWS),
+            },
+            timeouts: Timeouts {
+                tcp: secs(self.tcp_idle_secs, file.tcp_idle_secs, TCP_IDLE_SECS),
+                other: secs(self.flow_idle_secs, file.flow_idle_secs, FLOW_IDLE_SECS),
+            },
+        };
+        let sizes = &config.map_sizes;
+        for (what, value) in [
+            ("max_services", sizes.services),
+            ("max_instances", sizes.instances),
+            ("max_nodes", sizes.nodes),
+            ("max_flows", sizes.flows),
+        ] {
+            const LEAST: u32 = 2;
+            if value < LEAST {
+                return Err(ConfigError::TooSmall { what, value, least: LEAST });
+            }
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let file: Settings = toml::from_str("tunnel_port = 1\nmqtt_port = 2").unwrap();
+        let flags = Settings { tunnel_port: Some(3), ..Settings::default() };
+        let config = flags.resolve(file).unwrap();
+        assert_eq!((config.tunnel_port, config.mqtt_port), (3, 2));
+        assert_eq!(config.map_sizes.flows, limits::FLOWS);
+        assert_eq!(config.service_net.to_string(), SERVICE_NET);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        toml::from_str::<Settings>("tunel_port = 1").unwrap_err();
+        let none = Settings { max_flows: Some(0), ..Settings::default() };
+        let error = none.resolve(Settings::default()).unwrap_err().to_string();
+        assert!(error.contains("max_flows"), "{error}");
+    }
+}

@@ -1,0 +1,431 @@
+//! The daemon: one task that owns the state and the maps, and what surrounds it.
+//!
+//! | Task | Takes | Gives |
+//! |---|---|---|
+//! | [`Daemon::run`] | misses, the cluster's messages, commands, time | map writes, packets sent on, messages to the cluster |
+//! | `kernel::events` | the event ring | misses |
+//! | `uplink` | the broker's connection | the cluster's messages |
+//! | `api` | HTTP requests | commands, by way of [`instances::Instances`] |
+//! | `kernel::sweep` (a thread, now and then) | the flow table | ended flows removed, services in use |
+//!
+//! The task never waits for anybody: what takes time is done elsewhere and comes back as input.
+
+pub mod command;
+mod full;
+pub mod instances;
+mod node;
+pub mod purge;
+pub mod start;
+pub mod state;
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use net_common::Addr;
+use net_maps::{Name, PinnedMaps};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+use xylem_types::net_api::{RegisterRequest, Status};
+
+use crate::{
+    chain::Chain,
+    core::{
+        expiry::Timeouts,
+        ipam::Lease,
+        plan::plan,
+        tables::{Slot, Tables},
+        translation::LocalInstance,
+        worker::{Effect, Worker},
+    },
+    kernel::{
+        apply, clock,
+        events::Miss,
+        inject::{InjectError, Injector},
+        sweep::{self, SweepError, Swept},
+    },
+    uplink::{Broker, FromCluster, Message, Session, ToCluster},
+};
+use command::{Command, NotAttached};
+use full::FullMaps;
+use state::State;
+
+/// Inputs taken together before the maps are written, so that a burst costs one plan.
+const BATCH: usize = 256;
+/// Messages of the cluster that may wait.
+const CLUSTER_QUEUE: usize = 1024;
+/// How often interests and failed writes are looked after.
+const TICK: Duration = Duration::from_secs(1);
+/// How often ended flows are looked for, unless that takes long: then it takes at most one part
+/// in [`SWEEP_SHARE`] of a CPU.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_SHARE: u32 = 100;
+
+/// The daemon's task.
+#[derive(Debug)]
+pub struct Daemon {
+    worker: Worker,
+    maps: PinnedMaps,
+    /// What the maps hold, as far as this task, their only writer, knows.
+    held: Tables,
+    /// A write failed and is to be tried again.
+    incomplete: bool,
+    injector: Injector,
+    state: State,
+    mqtt_port: u16,
+    session: Option<Session>,
+    full: FullMaps,
+    /// Who waits for an instance's own address.
+    unnamed: Vec<(Name, u32, oneshot::Sender<()>)>,
+    replies: Vec<Reply>,
+    sweeper: Sweeper,
+}
+
+/// A reply that is due once the maps are written.
+#[derive(Debug)]
+enum Reply {
+    Attached { name: Name, number: u32, addr: Addr, to: oneshot::Sender<Result<(), NotAttached>> },
+    Detached { what: Option<LocalInstance>, to: oneshot::Sender<Option<LocalInstance>> },
+}
+
+/// Looks for ended flows now and then.
+#[derive(Debug)]
+struct Sweeper {
+    bpffs_root: PathBuf,
+    timeouts: Timeouts,
+    next: Instant,
+    running: Option<JoinHandle<Result<Swept, SweepError>>>,
+    /// Slots to which flows were alive at the last look.
+    in_use: BTreeSet<Slot>,
+}
+
+/// Where the daemon's inputs come from.
+#[derive(Debug)]
+struct Inputs {
+    misses: mpsc::Receiver<Miss>,
+    commands: mpsc::Receiver<Command>,
+    cluster: Option<mpsc::Receiver<FromCluster>>,
+}
+
+impl Daemon {
+    /// Runs until told to stop; the data path stays as it is.
+    async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
+        if let Some(registration) = self.state.registration().cloned() {
+            self.start_session(&registration, &mut inputs);
+        }
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.commit();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(miss) = inputs.misses.recv() => self.on_miss(miss),
+                Some(message) = from_cluster(&mut inputs.cluster) => self.on_cluster(message),
+                Some(command) = inputs.commands.recv() => self.on_command(command, &mut inputs),
+                () = until(self.worker.next_deadline()) => self.worker.on_time(clock::now()),
+                swept = self.sweeper.finished() => self.on_swept(swept),
+                _ = ticks.tick() => self.on_tick(),
+            }
+            self.take_more(&mut inputs);
+            self.commit();
+        }
+    }
+
+    /// Whatever else is there already.
+    fn take_more(&mut self, inputs: &mut Inputs) {
+        for _ in 0..BATCH {
+            let Ok(miss) = inputs.misses.try_recv() else { break };
+            self.on_miss(miss);
+        }
+        for _ in 0..BATCH {
+            let Some(Ok(message)) = inputs.cluster.as_mut().map(mpsc::Receiver::try_recv) else {
+                break;
+            };
+            self.on_cluster(message);
+        }
+    }
+
+    fn on_miss(&mut self, miss: Miss) {
+        self.worker.on_miss(miss.kind, miss.dst, miss.packet, clock::now());
+    }
+
+    fn on_cluster(&mut self, message: FromCluster) {
+        match message {
+            FromCluster::Connected => self.worker.on_connected(),
+            FromCluster::Disconnected => self.worker.on_disconnected(),
+            FromCluster::Message(Message::Grant(grant)) => self.worker.on_grant(&grant),
+            FromCluster::Message(Message::Answer(answer)) => {
+                self.worker.on_answer(&answer, clock::now());
+            }
+            FromCluster::Message(Message::Peers(peers)) => self.worker.on_peers(&peers.peers),
+            FromCluster::Message(Message::Updated(name)) => self.worker.on_update(name),
+        }
+    }
+
+    fn on_command(&mut self, command: Command, inputs: &mut Inputs) {
+        match command {
+            Command::Register(request) => self.on_register(&request, inputs),
+            Command::Lease(reply) => {
+                if let Err(Ok(lease)) = reply.send(self.worker.lease()) {
+                    self.worker.release(lease);
+                }
+            }
+            Command::Release(lease) => self.worker.release(lease),
+            Command::Attach { name, number, lease, ifindex, reply } => {
+                self.on_attach(name, number, lease, ifindex, reply);
+            }
+            Command::Detach { name, number, reply } => {
+                let what = self.worker.detach(name, number, clock::now());
+                self.replies.push(Reply::Detached { what, to: reply });
+            }
+            Command::Local { name, number, reply } => {
+                answer(reply, self.worker.translation().local_instance(name, number));
+            }
+            Command::Named { name, number, reply } => self.unnamed.push((name, number, reply)),
+            Command::Status(reply) => answer(reply, self.status()),
+        }
+    }
+
+    fn on_attach(
+        &mut self,
+        name: Name,
+        number: u32,
+        lease: Lease,
+        ifindex: u32,
+        reply: oneshot::Sender<Result<(), NotAttached>>,
+    ) {
+        match self.worker.attach(name, number, lease, ifindex, clock::now()) {
+            Ok(()) => {
+                let addr = lease.v4.into();
+                self.replies.push(Reply::Attached { name, number, addr, to: reply });
+            }
+            Err(full) => {
+                self.full.count(full.map, clock::now());
+                answer(reply, Err(full.into()));
+            }
+        }
+    }
+
+    fn on_register(&mut self, request: &RegisterRequest, inputs: &mut Inputs) {
+        let before = self.state.registration();
+        if before == Some(request) && self.session.is_some() {
+            return;
+        }
+        info!(node.id = request.client_id, cluster = request.cluster_address, "registered");
+        let other_worker = before.is_some_and(|before| before.client_id != request.client_id);
+        let mut kept = self.state.set_registration(request);
+        if other_worker {
+            // Another worker has another subnet.
+            kept = kept.and_then(|()| self.state.set_subnet(None));
+            self.worker.forget_subnet();
+        }
+        if let Err(error) = kept {
+            error!(error = %Chain(&error), "after a restart this worker must be registered again");
+        }
+        self.start_session(request, inputs);
+    }
+
+    fn start_session(&mut self, registration: &RegisterRequest, inputs: &mut Inputs) {
+        let broker = Broker {
+            worker_id: registration.client_id.clone(),
+            host: registration.cluster_address.clone(),
+            port: registration.mqtt_port.unwrap_or(self.mqtt_port),
+        };
+        if self.session.as_ref().is_some_and(|session| *session.broker() == broker) {
+            return;
+        }
+        self.worker.on_disconnected();
+        let (owner, messages) = mpsc::channel(CLUSTER_QUEUE);
+        inputs.cluster = Some(messages);
+        self.session = Some(Session::start(broker, owner));
+    }
+
+    /// Services that were not used lose their interest; failed writes are tried again.
+    fn on_tick(&mut self) {
+        let now = clock::now();
+        for name in self.worker.idle(now) {
+            match self.last_use(name, now) {
+                Ok(used) => self.worker.used(name, used),
+                Err(error) => {
+                    warn!(error = %Chain(&error), "cannot read when a service was used");
+                    self.worker.used(name, now);
+                }
+            }
+        }
+        self.worker.drop_idle(now);
+        if self.incomplete {
+            self.worker.translation_mut().unsettle(&self.held);
+        }
+        self.sweeper.start_if_due();
+    }
+
+    fn last_use(&self, name: Name, now: Duration) -> Result<Duration, net_maps::MapsError> {
+        let mut last = Duration::ZERO;
+        for slot in self.worker.translation().slots(name) {
+            if self.sweeper.in_use.contains(&slot) {
+                return Ok(now);
+            }
+            let traffic = self.maps.service_traffic(slot)?;
+            last = last.max(Duration::from_nanos(traffic.last_used_ns));
+        }
+        Ok(last)
+    }
+
+    fn on_swept(&mut self, swept: Result<Swept, SweepError>) {
+        match swept {
+            Ok(swept) => {
+                debug!(entries = swept.entries, removed = swept.removed, "looked at the flows");
+                self.sweeper.next = Instant::now() + SWEEP_EVERY.max(swept.took * SWEEP_SHARE);
+                self.sweeper.in_use = swept.in_use;
+            }
+            Err(error) => {
+                warn!(error = %Chain(&error), "cannot look for ended flows");
+                self.sweeper.next = Instant::now() + SWEEP_EVERY;
+            }
+        }
+    }
+
+    /// Brings the maps to what is desired, then does what was to be done after that.
+    fn commit(&mut self) {
+        let ops = plan(&self.held, self.worker.translation().desired());
+        let applied = apply::apply(&mut self.maps, &mut self.held, &ops);
+        for map in &applied.full {
+            self.full.count(map, clock::now());
+        }
+        if let Some(failure) = &applied.failure {
+            error!(error = %Chain(failure), "a write to the maps failed, will retry");
+        }
+        if applied.is_complete() {
+            self.worker.translation_mut().settle();
+            self.incomplete = false;
+        } else {
+            self.incomplete = true;
+        }
+        self.reply();
+        for effect in self.worker.take_effects() {
+            self.perform(effect);
+        }
+        self.reply_named();
+    }
+
+    fn reply(&mut self) {
+        for reply in std::mem::take(&mut self.replies) {
+            match reply {
+                Reply::Attached { name, number, addr, to } => {
+                    let is_there = self.held.endpoints.get(addr).is_some();
+                    if !is_there {
+                        self.worker.detach(name, number, clock::now());
+                    }
+                    answer(to, if is_there { Ok(()) } else { Err(NotAttached::NotWritten) });
+                }
+                Reply::Detached { what, to } => answer(to, what),
+            }
+        }
+    }
+
+    fn reply_named(&mut self) {
+        let translation = self.worker.translation();
+        self.unnamed.retain(|(_, _, waiting)| !waiting.is_closed());
+        let is_named = |(name, number, _): &mut (Name, u32, _)| {
+            translation
+                .local_instance(*name, *number)
+                .is_none_or(|local| !local.instance.instance_ip_v4.is_unspecified())
+        };
+        for (_, _, waiting) in self.unnamed.extract_if(.., is_named) {
+            answer(waiting, ());
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let say = |message: ToCluster| {
+            if let Some(session) = &self.session {
+                session.send(&message);
+            }
+        };
+        match effect {
+            Effect::RequestSubnet(request) => say(ToCluster::Subnet(request)),
+            Effect::Query(query) => say(ToCluster::Query(query)),
+            Effect::Deployed(report) => say(ToCluster::Deployed(report)),
+            Effect::Undeployed(report) => say(ToCluster::Undeployed(report)),
+            Effect::RemoveInterest(interest) => say(ToCluster::RemoveInterest(interest)),
+            Effect::Follow(name) => {
+                if let Some(session) = &self.session {
+                    session.follow(name);
+                }
+            }
+            Effect::Unfollow(name) => {
+                if let Some(session) = &self.session {
+                    session.unfollow(name);
+                }
+            }
+            Effect::SendOn(packet) => match self.injector.send(&packet.frame) {
+                Ok(()) => {}
+                Err(error @ InjectError::Malformed(_)) => debug!(%error, "a packet is dropped"),
+                Err(error) => warn!(error = %Chain(&error), "a parked packet is lost"),
+            },
+            Effect::Remember(subnet) => {
+                if let Err(error) = self.state.set_subnet(Some(subnet)) {
+                    error!(error = %Chain(&error), "the subnet is not kept for the next start");
+                }
+            }
+            Effect::ReportFull(full) => self.full.count(full.map, clock::now()),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let translation = self.worker.translation();
+        Status {
+            worker_id: self.state.registration().map(|request| request.client_id.clone()),
+            connected: self.worker.is_connected(),
+            subnet: self.worker.subnet().map(|subnet| subnet.v4().to_string()),
+            instances: translation.local().count(),
+            services: translation.names().count(),
+            open_questions: self.worker.open_questions(),
+            map_full: self.full.counts(),
+        }
+    }
+}
+
+impl Sweeper {
+    fn start_if_due(&mut self) {
+        if self.running.is_none() && Instant::now() >= self.next {
+            let (bpffs_root, timeouts) = (self.bpffs_root.clone(), self.timeouts);
+            let look = move || sweep::sweep(&bpffs_root, &timeouts);
+            self.running = Some(tokio::task::spawn_blocking(look));
+        }
+    }
+
+    /// The outcome of the look that is under way; never, without one.
+    async fn finished(&mut self) -> Result<Swept, SweepError> {
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        let outcome = running.await;
+        self.running = None;
+        outcome.unwrap_or_else(|ended| Err(SweepError::Thread(ended)))
+    }
+}
+
+/// The next message of the cluster; never, without a session.
+async fn from_cluster(messages: &mut Option<mpsc::Receiver<FromCluster>>) -> Option<FromCluster> {
+    match messages {
+        Some(messages) => messages.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Until this time of the kernel's clock; never, without one.
+async fn until(deadline: Option<Duration>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(deadline.saturating_sub(clock::now())).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whoever asked may have gone.
+fn answer<T>(to: oneshot::Sender<T>, what: T) {
+    if to.send(what).is_err() {
+        debug!("nobody waits for a reply any more");
+    }
+}

@@ -1,0 +1,162 @@
+//! What this node is on the underlay, and what a net manager before left on it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+use net_common::{Config as NodeConfig, limits};
+use tracing::{info, warn};
+use xylem_types::mqtt::TunnelEndpoint;
+
+use super::start::DaemonError;
+use crate::{
+    config::Config,
+    core::{ifname::DataPathId, translation::LocalInstance, worker::Worker},
+    kernel::{
+        bpf::{DataPath, Program},
+        bpffs::{self, Lock},
+        clock,
+        netlink::{Link, Netlink},
+        veth,
+    },
+};
+
+const PARKED_LINK: &str = "parked";
+/// An interface's name may contain dots, which the BPF file system refuses; its index does not.
+const UPLINK_LINK: &str = "uplink_";
+
+/// Every IPv4 host takes packets of this size (RFC 791); the instances' interfaces have it at
+/// least.
+const LEAST_MTU: u32 = 576;
+
+/// The node's own interfaces.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) netlink: Netlink,
+    pub(super) id: DataPathId,
+    /// Written end and taken end of the pair for parked packets.
+    pub(super) injection: (Link, Link),
+    /// Held for as long as the net manager runs.
+    pub(super) lock: Lock,
+    uplink: Link,
+    address: Ipv4Addr,
+    tunnel_port: u16,
+    service_net: Ipv4Net,
+}
+
+impl Node {
+    /// Looks at the node and makes what belongs to it alone.
+    ///
+    /// # Errors
+    /// Another net manager works here, or there is no uplink with an address.
+    pub(super) async fn open(config: &Config) -> Result<Self, DaemonError> {
+        bpffs::prepare(&config.bpffs_root)?;
+        let lock = bpffs::lock(&config.bpffs_root).await?;
+        let netlink = Netlink::open()?;
+        let uplink = uplink(&netlink, config.uplink.as_deref()).await?;
+        let ifname = || uplink.name.clone();
+        if uplink.mtu < LEAST_MTU + limits::TUNNEL_OVERHEAD_V4 {
+            return Err(DaemonError::SmallMtu { ifname: ifname(), mtu: uplink.mtu });
+        }
+        let address = match config.node_address {
+            Some(address) => address,
+            None => {
+                let addresses = netlink.addresses_v4(uplink.index).await?;
+                *addresses.first().ok_or_else(|| DaemonError::NoAddress { ifname: ifname() })?
+            }
+        };
+        let id = DataPathId::new(&config.bpffs_root);
+        let injection = veth::injection_pair(&netlink, id).await?;
+        info!(net.ifname = uplink.name, %address, mtu = uplink.mtu, "uplink");
+        Ok(Self {
+            netlink,
+            id,
+            injection,
+            lock,
+            uplink,
+            address,
+            tunnel_port: config.tunnel_port,
+            service_net: config.service_net,
+        })
+    }
+
+    /// Where peers reach this node.
+    pub(super) fn endpoint(&self) -> TunnelEndpoint {
+        TunnelEndpoint { host_ip: self.address.into(), host_port: self.tunnel_port }
+    }
+
+    /// MTU of the instances' interfaces.
+    pub(super) fn instance_mtu(&self) -> u32 {
+        self.uplink.mtu - limits::TUNNEL_OVERHEAD_V4
+    }
+
+    /// What the programs must know.
+    pub(super) fn config(&self) -> NodeConfig {
+        let word = |ip: Ipv4Addr| u32::from_ne_bytes(ip.octets());
+        NodeConfig {
+            node_addr: self.address.into(),
+            uplink_ifindex: self.uplink.index,
+            tunnel_port: self.tunnel_port.to_be(),
+            _pad: 0,
+            service_net_v4: word(self.service_net.network()),
+            service_mask_v4: word(self.service_net.netmask()),
+        }
+    }
+
+    /// Gives every interface its program, and removes what is only half there: instances without
+    /// interface, interfaces and links without instance.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) async fn take_over(
+        &self,
+        data_path: &mut DataPath,
+        worker: &mut Worker,
+    ) -> Result<(), DaemonError> {
+        let mut links: HashMap<u32, Link> = veth::of_instances(&self.netlink, self.id)
+            .await?
+            .into_iter()
+            .map(|link| (link.index, link))
+            .collect();
+        let uplink_link = format!("{UPLINK_LINK}{}", self.uplink.index);
+        data_path.attach(Program::FromUplink, &self.uplink.name, &uplink_link)?;
+        data_path.attach(Program::FromParked, &self.injection.1.name, PARKED_LINK)?;
+        let mut wanted = HashSet::from([uplink_link, PARKED_LINK.to_owned()]);
+
+        let local: Vec<LocalInstance> = worker.translation().local().collect();
+        for local in local {
+            let LocalInstance { name, number, ifindex, .. } = local;
+            match links.remove(&ifindex) {
+                Some(link) => {
+                    data_path.attach(Program::FromInstance, &link.name, &link.name)?;
+                    info!(service = %name, instance = number, "taken over");
+                    wanted.insert(link.name);
+                }
+                None => {
+                    warn!(service = %name, instance = number, "the instance's interface is gone");
+                    worker.detach(name, number, clock::now());
+                }
+            }
+        }
+        for link in data_path.links()?.iter().filter(|link| !wanted.contains(*link)) {
+            info!(link, "a left-over link is removed");
+            data_path.detach(link)?;
+        }
+        for link in links.values() {
+            info!(net.ifname = link.name, "a left-over interface is removed");
+            self.netlink.remove(link.index).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn uplink(netlink: &Netlink, ifname: Option<&str>) -> Result<Link, DaemonError> {
+    if let Some(ifname) = ifname {
+        return Ok(netlink.get(ifname).await?);
+    }
+    let index = netlink.default_route_interface().await?.ok_or(DaemonError::NoUplink)?;
+    let links = netlink.links().await?;
+    links.into_iter().find(|link| link.index == index).ok_or(DaemonError::NoUplink)
+}

@@ -1,0 +1,194 @@
+//! The start: takes over whatever a net manager before left in the kernel, finishes what it had
+//! not finished, and begins to serve.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use net_maps::{MapsError, OpenError, PinnedMaps};
+use tokio::{
+    sync::mpsc,
+    task::JoinError,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::{
+    Daemon, Inputs, Sweeper,
+    command::Handle,
+    full::FullMaps,
+    instances::Instances,
+    node::Node,
+    state::{State, StateError},
+};
+use crate::{
+    api,
+    config::Config,
+    core::{
+        tables::PeerAddr,
+        translation::{Capacities, Translation},
+        worker::{Settings, Worker},
+    },
+    kernel::{
+        apply,
+        bpf::{BpfError, DataPath},
+        bpffs::BpffsError,
+        clock, events,
+        inject::Injector,
+        netlink::NetlinkError,
+    },
+};
+
+/// Parked packets on their way to the daemon's task.
+const MISS_QUEUE: usize = 1024;
+/// Requests on their way to it.
+const COMMAND_QUEUE: usize = 64;
+/// How long requests under way may take after a stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why the daemon does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("there is no default route: name the interface towards the other nodes with --uplink")]
+    NoUplink,
+    #[error("the uplink {ifname} has no IPv4 address: give it one, or set --node-address")]
+    NoAddress { ifname: String },
+    #[error("the uplink {ifname} has an MTU of {mtu} bytes, too small for a tunnel")]
+    SmallMtu { ifname: String, mtu: u32 },
+    #[error("cannot open a packet socket")]
+    Inject(#[source] io::Error),
+    #[error("cannot listen on {}", path.display())]
+    Listen {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{part} ended early")]
+    Ended {
+        part: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{part} failed")]
+    Failed {
+        part: &'static str,
+        #[source]
+        source: JoinError,
+    },
+}
+
+/// Serves until `stop`; the data path stays in place.
+///
+/// # Errors
+/// It cannot start; what was there before goes on as it was.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonError> {
+    let state = State::open(&config.state_dir)?;
+    let node = Node::open(&config).await?;
+    let mut data_path = DataPath::load(&config.bpffs_root, &config.map_sizes)?;
+    let mut maps = PinnedMaps::open(&config.bpffs_root)?;
+    maps.set_config(&node.config())?;
+
+    let held = apply::read(&maps)?;
+    let capacities = Capacities {
+        slots: maps.slot_capacity(),
+        instances: maps.instance_capacity(),
+        nodes: maps.node_capacity(),
+    };
+    let me = node.endpoint();
+    let addr = PeerAddr { addr: me.host_ip.into(), port: me.host_port };
+    let translation = Translation::recover(&held, addr, capacities);
+    let now = clock::now();
+    let mut worker = Worker::new(me, translation, state.subnet(), &Settings::default(), now);
+    node.take_over(&mut data_path, &mut worker).await?;
+
+    let (written, taken) = &node.injection;
+    let injector = Injector::open(written, taken, node.instance_mtu());
+    let sweeper = Sweeper {
+        bpffs_root: config.bpffs_root.clone(),
+        timeouts: config.timeouts,
+        next: Instant::now(),
+        running: None,
+        in_use: std::collections::BTreeSet::new(),
+    };
+    let daemon = Daemon {
+        worker,
+        maps,
+        held,
+        incomplete: false,
+        injector: injector.map_err(DaemonError::Inject)?,
+        state,
+        mqtt_port: config.mqtt_port,
+        session: None,
+        full: FullMaps::default(),
+        unnamed: Vec::new(),
+        replies: Vec::new(),
+        sweeper,
+    };
+    serve(&config, node, data_path, daemon, stop).await
+}
+
+/// Runs the tasks until `stop`, or until one of them ends by itself.
+async fn serve(
+    config: &Config,
+    node: Node,
+    data_path: DataPath,
+    daemon: Daemon,
+    stop: CancellationToken,
+) -> Result<(), DaemonError> {
+    let (misses, miss_queue) = mpsc::channel(MISS_QUEUE);
+    let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
+    let handle = Handle::new(commands);
+    let mtu = node.instance_mtu();
+    let Node { netlink, id, lock, .. } = node;
+    let instances = Instances::new(handle.clone(), netlink, data_path, id, mtu);
+    let ring = PinnedMaps::open_events(&config.bpffs_root)?;
+    let listener = api::listen(&config.socket)
+        .map_err(|source| DaemonError::Listen { path: config.socket.clone(), source })?;
+
+    let inputs = Inputs { misses: miss_queue, commands: command_queue, cluster: None };
+    // The daemon's task outlives the requests, which it answers.
+    let daemon_stop = CancellationToken::new();
+    let mut daemon = tokio::spawn(daemon.run(inputs, daemon_stop.clone()));
+    let mut events = tokio::spawn(events::forward(ring, misses));
+    let mut api = tokio::spawn(api::serve(listener, handle, instances, stop.clone()));
+    info!(bpffs = %config.bpffs_root.display(), socket = %config.socket.display(), "ready");
+
+    let early = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        ended = &mut events => Err(early("the reader of the event ring", ended)),
+        ended = &mut api => Err(early("the Net API", ended)),
+        ended = &mut daemon => Err(early("the daemon's task", ended.map(Ok))),
+    };
+    stop.cancel();
+    if !api.is_finished() && timeout(STOP_PATIENCE, &mut api).await.is_err() {
+        error!("requests under way did not end in time");
+        api.abort();
+    }
+    events.abort();
+    daemon_stop.cancel();
+    if !daemon.is_finished() {
+        daemon.await.map_err(|source| DaemonError::Failed { part: "the daemon", source })?;
+    }
+    drop(lock);
+    early
+}
+
+/// A task that should never end did.
+fn early(part: &'static str, ended: Result<io::Result<()>, JoinError>) -> DaemonError {
+    match ended {
+        Ok(Ok(())) => DaemonError::Ended { part, source: io::ErrorKind::BrokenPipe.into() },
+        Ok(Err(source)) => DaemonError::Ended { part, source },
+        Err(source) => DaemonError::Failed { part, source },
+    }
+}
