@@ -23,3 +23,6 @@ pub(crate) mod service;
 pub(crate) mod state;
 pub(crate) mod usage;
 pub(crate) mod view;
+
+#[cfg(test)]
+mod sim;

@@ -18,9 +18,9 @@ use super::{
 /// A cluster that refused is not asked again for this long, doubled with every refusal in turn.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The reason why there is no place is renewed at most so often, because it quotes numbers that
-/// change with every report and every change is a write.
-const REASON_RENEWED_AFTER: Duration = Duration::from_secs(10);
+/// A reason that differs in its numbers only is renewed at most so often: they change with every
+/// report of resources, and every change is a write.
+const NUMBERS_RENEWED_AFTER: Duration = Duration::from_secs(10);
 
 /// The clusters that refused an instance, by id.
 pub(crate) type Refusals = BTreeMap<String, ClusterRefusal>;
@@ -59,6 +59,11 @@ struct Choice {
 struct NoPlace {
     status: InstanceStatus,
     reason: String,
+}
+
+fn same_but_for_numbers(a: &str, b: &str) -> bool {
+    let words = |text: &str| text.chars().filter(|c| !c.is_numeric()).collect::<String>();
+    words(a) == words(b)
 }
 
 fn request_of(job: &Job) -> Request {
@@ -107,7 +112,10 @@ impl State {
             }
             Err(no_place) => {
                 let age = now.wall.duration_since(instance.modified).unsigned_abs();
-                if instance.status != no_place.status || age > REASON_RENEWED_AFTER {
+                if instance.status != no_place.status
+                    || age > NUMBERS_RENEWED_AFTER
+                    || !same_but_for_numbers(&instance.status_detail, &no_place.reason)
+                {
                     instance.status = no_place.status;
                     instance.status_detail = no_place.reason;
                     instance.modified = now.wall;

@@ -3,7 +3,7 @@
 use xylem_types::{
     job::{Job, no_status},
     mqtt::UpdateKind,
-    sla::{CONTAINER_RUNTIME, Microservice, Sla},
+    sla::{Addresses, CONTAINER_RUNTIME, Microservice, Sla},
 };
 
 use super::{account::Caller, moment::Moment, refusal::Refusal, state::State};
@@ -46,8 +46,11 @@ impl State {
         let Some(mut application) = self.applications.get(application_id).cloned() else {
             return Err(Refusal::not_found("application", application_id));
         };
+        // Those that want an address get it before others are given one that is free.
+        let mut order: Vec<_> = services.iter().enumerate().collect();
+        order.sort_by_key(|(_, sla)| sla.addresses == Addresses::default());
         let mut created = Vec::with_capacity(services.len());
-        for (i, sla) in services.iter().enumerate() {
+        for (i, sla) in order {
             let job_name = format!(
                 "{}.{}.{}.{}",
                 application.application_name,
@@ -83,10 +86,12 @@ impl State {
                 instance_list: Vec::new(),
                 sla,
             };
-            self.services.put(id.clone(), job.clone());
-            application.microservices.push(id);
-            created.push(job);
+            self.services.put(id, job.clone());
+            created.push((i, job));
         }
+        created.sort_by_key(|(i, _)| *i);
+        let created: Vec<_> = created.into_iter().map(|(_, job)| job).collect();
+        application.microservices.extend(created.iter().map(|job| job.id.clone()));
         self.applications.put(application_id.to_owned(), application);
         Ok(created)
     }
