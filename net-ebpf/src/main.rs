@@ -30,7 +30,7 @@ use net_common::{
 
 use crate::{
     maps::{CONFIG, ENDPOINTS, FLOWS, INSTANCES, NODES, PEERS, SERVICES},
-    packet::{ETH_LEN, ETH_P_ARP, ETH_P_IP, Ipv4Header, Packet, TUNNEL_LEN, UDP},
+    packet::{ETH_LEN, ETH_P_ARP, ETH_P_IP, Ipv4View, Packet, TUNNEL_LEN, UDP},
     tunnel::UdpHeader,
     verdict::{Verdict, count, finish},
 };
@@ -116,13 +116,15 @@ fn try_from_uplink(ctx: &TcContext) -> Result<Verdict, DropReason> {
         return pass(ctx);
     }
     packet::pull_headers(ctx);
-    let (Some(outer), Some(config)) = (packet::read::<Ipv4Header>(ctx, ETH_LEN), CONFIG.get(0))
-    else {
+    let (Some(outer), Some(config)) = (Ipv4View::at(ctx, ETH_LEN), CONFIG.get(0)) else {
         return pass(ctx);
     };
     // The tunnel's own packets have no options; later fragments have no ports, and the first is
     // refused below, so that the rest never completes.
-    if outer.version_ihl != 0x45 || outer.proto != UDP || outer.dst != config.node_addr.v4_word() {
+    if outer.version_ihl() != 0x45
+        || outer.proto() != UDP
+        || outer.dst() != config.node_addr.v4_word()
+    {
         return pass(ctx);
     }
     let Some(udp) = packet::read::<UdpHeader>(ctx, ETH_LEN + packet::IPV4_LEN) else {
@@ -135,7 +137,7 @@ fn try_from_uplink(ctx: &TcContext) -> Result<Verdict, DropReason> {
         return Err(DropReason::Fragment);
     }
 
-    let sender = PeerKey { addr: Addr::from_v4_word(outer.src), port: udp.sport, _pad: 0 };
+    let sender = PeerKey { addr: Addr::from_v4_word(outer.src()), port: udp.sport, _pad: 0 };
     // SAFETY: read at once.
     let peer = *unsafe { PEERS.get(sender) }.ok_or(DropReason::UnknownPeer)?;
 

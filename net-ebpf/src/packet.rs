@@ -127,19 +127,24 @@ pub fn pull_headers(ctx: &TcContext) {
     }
 }
 
-/// Reads a `T` at `offset`, if the packet is that long.
+/// Reads a `T` at an even `offset`, if the packet is that long.
+///
+/// Drivers align the IP header, so every even offset from the Ethernet header's beginning is at
+/// an even address. Nothing that is read is aligned to more: the compiler reads a larger number
+/// as its halves, and not byte by byte.
 #[inline(always)]
 pub fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+    const { assert!(align_of::<T>() <= 2) };
     let start = ctx.data() + offset;
     if start + size_of::<T>() > ctx.data_end() {
         return None;
     }
-    // SAFETY: the bytes are inside the packet, as just checked; `T` is plain bytes.
-    Some(unsafe { core::ptr::read_unaligned(start as *const T) })
+    // SAFETY: the bytes are inside the packet, as just checked, and aligned; `T` is plain bytes.
+    Some(unsafe { *(start as *const T) })
 }
 
-/// An IPv4 header without options, as it stands in the packet.
-#[repr(C, packed)]
+/// An IPv4 header without options, as it stands in the packet, at an even address.
+#[repr(C, packed(2))]
 #[derive(Clone, Copy)]
 pub struct Ipv4Header {
     pub version_ihl: u8,
@@ -154,13 +159,64 @@ pub struct Ipv4Header {
     pub dst: u32,
 }
 
-impl Ipv4Header {
+/// An IPv4 header where it stands in the packet. Fields are read one by one: a copy of the whole
+/// would be taken through the stack.
+#[derive(Clone, Copy)]
+pub struct Ipv4View(*const Ipv4Header);
+
+impl Ipv4View {
+    /// The header at `offset`, if the packet is that long.
+    #[inline(always)]
+    pub fn at(ctx: &TcContext, offset: usize) -> Option<Self> {
+        let start = ctx.data() + offset;
+        (start + size_of::<Ipv4Header>() <= ctx.data_end()).then_some(Self(start as *const _))
+    }
+
+    #[inline(always)]
+    pub fn version_ihl(self) -> u8 {
+        // SAFETY: here and below: inside the packet, as `at` has checked, and aligned as in `read`.
+        unsafe { (*self.0).version_ihl }
+    }
+
+    #[inline(always)]
+    pub fn tos(self) -> u8 {
+        // SAFETY: see above.
+        unsafe { (*self.0).tos }
+    }
+
+    #[inline(always)]
+    pub fn proto(self) -> u8 {
+        // SAFETY: see above.
+        unsafe { (*self.0).proto }
+    }
+
+    /// Network byte order.
+    #[inline(always)]
+    pub fn src(self) -> u32 {
+        // SAFETY: see above.
+        unsafe { (*self.0).src }
+    }
+
+    /// Network byte order.
+    #[inline(always)]
+    pub fn dst(self) -> u32 {
+        // SAFETY: see above.
+        unsafe { (*self.0).dst }
+    }
+
+    #[inline(always)]
+    pub fn is_fragment(self) -> bool {
+        // SAFETY: see above.
+        u16::from_be(unsafe { (*self.0).fragment }) & FRAGMENT_MASK != 0
+    }
+
     /// Length of the header, and of the packet, when both make sense within `available` bytes.
     #[inline(always)]
-    fn lengths(&self, available: u32) -> Result<(usize, u32), DropReason> {
-        let ihl = usize::from(self.version_ihl & 0x0f) * 4;
-        let len = u32::from(u16::from_be(self.total_len));
-        if self.version_ihl >> 4 != 4 || ihl < IPV4_LEN || (len as usize) < ihl {
+    fn lengths(self, available: u32) -> Result<(usize, u32), DropReason> {
+        let ihl = usize::from(self.version_ihl() & 0x0f) * 4;
+        // SAFETY: see above.
+        let len = u32::from(u16::from_be(unsafe { (*self.0).total_len }));
+        if self.version_ihl() >> 4 != 4 || ihl < IPV4_LEN || (len as usize) < ihl {
             return Err(DropReason::BadHeader);
         }
         if len > available {
@@ -168,17 +224,12 @@ impl Ipv4Header {
         }
         Ok((ihl, len))
     }
-
-    #[inline(always)]
-    pub fn is_fragment(&self) -> bool {
-        u16::from_be(self.fragment) & FRAGMENT_MASK != 0
-    }
 }
 
 /// Parses the IPv4 packet at `l3`; whoever calls has called [`pull_headers`].
 #[inline(always)]
 pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, DropReason> {
-    let header: Ipv4Header = read(ctx, l3).ok_or(DropReason::Truncated)?;
+    let header = Ipv4View::at(ctx, l3).ok_or(DropReason::Truncated)?;
     let available = ctx.len().wrapping_sub(l3 as u32);
     let (ihl, len) = header.lengths(available)?;
     if header.is_fragment() {
@@ -188,7 +239,7 @@ pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, DropReason> {
     let payload = len - ihl as u32;
 
     let mut tcp_flags = 0;
-    let (sport, dport) = match header.proto {
+    let (sport, dport) = match header.proto() {
         TCP => {
             if payload < 20 {
                 return Err(DropReason::Truncated);
@@ -219,12 +270,12 @@ pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, DropReason> {
     Ok(Packet {
         l3,
         ihl,
-        src: header.src,
-        dst: header.dst,
+        src: header.src(),
+        dst: header.dst(),
         sport,
         dport,
-        proto: header.proto,
-        tos: header.tos,
+        proto: header.proto(),
+        tos: header.tos(),
         tcp_flags,
         len,
     })

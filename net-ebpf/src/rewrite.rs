@@ -27,12 +27,11 @@ pub fn addresses(ctx: &TcContext, packet: &Packet, src: u32, dst: u32) -> Result
         return Err(DropReason::Truncated);
     }
     let header = start as *mut Ipv4Header;
-    // SAFETY: the header is inside the packet, as just checked; the struct is packed.
+    // SAFETY: the header is inside the packet, as just checked, and aligned as in `packet::read`.
     unsafe {
-        let old = core::ptr::read_unaligned(&raw const (*header).checksum);
-        core::ptr::write_unaligned(&raw mut (*header).checksum, checksum::update(old, delta));
-        core::ptr::write_unaligned(&raw mut (*header).src, src);
-        core::ptr::write_unaligned(&raw mut (*header).dst, dst);
+        (*header).checksum = checksum::update((*header).checksum, delta);
+        (*header).src = src;
+        (*header).dst = dst;
     }
     let (offset, flags) = match packet.proto {
         TCP => (TCP_CHECKSUM, BPF_F_PSEUDO_HDR),

@@ -20,7 +20,7 @@ use crate::{
 const TTL: u8 = 64;
 const DONT_FRAGMENT: u16 = 0x4000;
 
-#[repr(C, packed)]
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct UdpHeader {
     pub sport: u16,
@@ -29,7 +29,7 @@ pub struct UdpHeader {
     pub checksum: u16,
 }
 
-#[repr(C, packed)]
+#[repr(C)]
 struct Outer {
     ip: Ipv4Header,
     udp: UdpHeader,
@@ -84,8 +84,8 @@ pub fn send(
     if start + TUNNEL_LEN > ctx.data_end() {
         return Err(DropReason::RewriteFailed);
     }
-    // SAFETY: the bytes are inside the packet, as just checked; `Outer` is packed.
-    unsafe { core::ptr::write_unaligned(start as *mut Outer, Outer { ip, udp }) };
+    // SAFETY: the bytes are inside the packet, as just checked, and aligned as in `packet::read`.
+    unsafe { *(start as *mut Outer) = Outer { ip, udp } };
 
     count(ProgramCounter::Encapsulated, packet.len);
     // SAFETY: no next hop is given: the kernel looks route and neighbour up, and resolves it.

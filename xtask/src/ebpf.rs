@@ -17,15 +17,7 @@ const TARGET: &str = "bpfel-unknown-none";
 /// jumps, so that bounds survive in forms the verifier understands.
 ///
 /// More of the linker's options go in as `-Clink-arg=--…` (`bpf-linker --help`).
-const FLAGS: [&str; 5] = [
-    "-Cdebuginfo=2",
-    "-Cpanic=abort",
-    "-Ctarget-cpu=v3",
-    // An IP header stands at an odd multiple of two bytes. Every machine that the kernel lets read
-    // it there in one instruction (x86-64, arm64) does so faster than byte by byte.
-    "-Clink-arg=--cpu-features=+alu32,+allows-misaligned-mem-access",
-    "-Clink-arg=--btf",
-];
+const FLAGS: [&str; 4] = ["-Cdebuginfo=2", "-Cpanic=abort", "-Ctarget-cpu=v3", "-Clink-arg=--btf"];
 
 /// Where the daemons' build scripts look for the object.
 pub(crate) fn object() -> PathBuf {
