@@ -59,6 +59,15 @@ pub struct Registered {
     pub mqtt_broker_port: String,
 }
 
+/// Reply to `GET /api/cluster/status` of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    pub cluster_name: String,
+    /// Empty until the root has given one.
+    pub cluster_id: String,
+    pub connected_to_root: bool,
+}
+
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum TextOrNumber {

@@ -11,8 +11,10 @@ use super::{Cluster, Effect, Time, instance::gone};
 pub(super) enum Link {
     #[default]
     Away,
-    /// Connected; the root has not yet said what it wants.
+    /// Connected; the root has not yet said who we are to it.
     Greeting,
+    /// It is our root; it has not yet said what it wants.
+    Welcomed,
     /// Both sides have compared what they have; from here on, changes are told.
     Synced,
 }
@@ -57,6 +59,19 @@ impl Cluster {
     /// # Errors
     /// When this session must end; it is dialled again after a while.
     pub fn from_root(&mut self, message: FromRoot, now: Time) -> Result<(), SessionRefused> {
+        // Of a session that was refused, the rest may be on its way; a root that is not ours
+        // would have us stop everything.
+        let expected = match self.link {
+            Link::Away => false,
+            Link::Greeting => {
+                matches!(message, FromRoot::Welcome { .. } | FromRoot::Refused { .. })
+            }
+            Link::Welcomed | Link::Synced => true,
+        };
+        if !expected {
+            tracing::debug!(?message, "message of the root outside of a session");
+            return Ok(());
+        }
         match message {
             FromRoot::Welcome { cluster_id } => self.on_welcome(cluster_id)?,
             FromRoot::Refused { reason } => {
@@ -80,18 +95,19 @@ impl Cluster {
 
     fn on_welcome(&mut self, offered: String) -> Result<(), SessionRefused> {
         match &self.membership.cluster_id {
-            Some(known) if *known == offered => Ok(()),
+            Some(known) if *known == offered => {}
             Some(known) => {
                 let known = known.clone();
                 self.root_gone();
-                Err(SessionRefused::OtherRoot { known, offered })
+                return Err(SessionRefused::OtherRoot { known, offered });
             }
             None => {
                 self.membership.cluster_id = Some(offered);
                 self.touched.membership = true;
-                Ok(())
             }
         }
+        self.link = Link::Welcomed;
+        Ok(())
     }
 
     /// What the root wants and nothing else; then our side of the comparison.

@@ -422,11 +422,17 @@ fn desired_is_the_whole_truth() {
 #[test]
 fn another_root_is_not_obeyed() {
     let mut bench = Bench::with_workers(&["a"]);
+    bench.deploy(web(0, 1));
+    bench.report("a", 0, 1, Running);
     bench.cluster.root_gone();
     bench.cluster.root_connected();
     let refused = bench.cluster.from_root(FromRoot::Welcome { cluster_id: "c2".into() }, bench.now);
     assert!(matches!(refused, Err(SessionRefused::OtherRoot { .. })), "{refused:?}");
+    // What it wants comes right behind.
+    bench.root_says(FromRoot::Desired { placements: vec![] });
     assert!(!bench.cluster.root_listens());
+    assert_eq!(bench.deletes(), []);
+    assert_eq!(bench.records.instances[&key(0)].status, Running);
 }
 
 #[test]
