@@ -31,6 +31,9 @@ impl Image {
         let mut header = tar::Header::new_gnu();
         header.set_size(binary.len().try_into()?);
         header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         archive.append_data(&mut header, name, binary.as_slice())?;
         let archive = archive.into_inner()?;
 
