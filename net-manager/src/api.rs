@@ -2,11 +2,12 @@
 //!
 //! | Request | Body → reply |
 //! |---|---|
-//! | `POST /register` | `RegisterRequest` → 204 |
+//! | `POST /register` | `RegisterRequest` → 200 |
 //! | `POST /container/deploy` | `DeployRequest` → `DeployResponse` |
-//! | `POST /container/undeploy` | `UndeployRequest` → 204 |
+//! | `POST /container/undeploy` | `UndeployRequest` → 200 |
 //! | `GET /status` | → `Status` |
 //!
+//! Success is always 200, which is all that Oakestra's node engine takes for it.
 //! A refusal is a 4xx or 5xx with a [`Refusal`]; 503 says that it may work a moment later.
 
 use std::{
@@ -103,7 +104,7 @@ async fn register(
         }
     }
     api.daemon.register(request).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(StatusCode::OK)
 }
 
 async fn deploy(
@@ -125,7 +126,7 @@ async fn undeploy(
     let instances = Arc::clone(&api.instances);
     let undeployed = tokio::spawn(async move { instances.undeploy(&request).await });
     finished(undeployed).await??;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(StatusCode::OK)
 }
 
 async fn status(State(api): State<Api>) -> Result<Json<Status>, Refused> {

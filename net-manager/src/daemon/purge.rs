@@ -45,7 +45,11 @@ fn remove(root: &Path) -> io::Result<()> {
         return fs::remove_dir_all(root);
     }
     for entry in fs::read_dir(root)? {
-        fs::remove_dir_all(entry?.path())?;
+        let path = entry?.path();
+        // The kernel puts two files of its own there.
+        if path.is_dir() {
+            fs::remove_dir_all(path)?;
+        }
     }
     umount2(root, MntFlags::empty())?;
     fs::remove_dir(root)

@@ -9,7 +9,7 @@ use tokio::{
     task::JoinError,
     time::{Instant, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info};
 
 use super::{
@@ -159,9 +159,10 @@ async fn serve(
     let inputs = Inputs { misses: miss_queue, commands: command_queue, cluster: None };
     // The daemon's task outlives the requests, which it answers.
     let daemon_stop = CancellationToken::new();
-    let mut daemon = tokio::spawn(daemon.run(inputs, daemon_stop.clone()));
-    let mut events = tokio::spawn(events::forward(ring, misses));
-    let mut api = tokio::spawn(api::serve(listener, handle, instances, stop.clone()));
+    let mut daemon = AbortOnDropHandle::new(tokio::spawn(daemon.run(inputs, daemon_stop.clone())));
+    let mut events = AbortOnDropHandle::new(tokio::spawn(events::forward(ring, misses)));
+    let serving = api::serve(listener, handle, instances, stop.clone());
+    let mut api = AbortOnDropHandle::new(tokio::spawn(serving));
     info!(bpffs = %config.bpffs_root.display(), socket = %config.socket.display(), "ready");
 
     let early = tokio::select! {
