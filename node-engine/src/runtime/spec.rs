@@ -41,6 +41,8 @@ pub struct Kernel {
     /// Whether swap can be limited.
     pub swap_limit: bool,
     pub message_queues: bool,
+    /// Files that a process of ours could open at most; more needs a capability of its own.
+    pub open_files_max: u64,
 }
 
 /// # Errors
@@ -88,8 +90,8 @@ fn process(
         .build()?;
     let open_files = PosixRlimitBuilder::default()
         .typ(PosixRlimitType::RlimitNofile)
-        .soft(OPEN_FILES_SOFT)
-        .hard(OPEN_FILES_HARD)
+        .soft(OPEN_FILES_SOFT.min(kernel.open_files_max))
+        .hard(OPEN_FILES_HARD.min(kernel.open_files_max))
         .build()?;
     ProcessBuilder::default()
         .terminal(false)
@@ -244,7 +246,12 @@ mod tests {
         };
         let folder = InstanceFolder::new("/state/instances/a.b.c.d.0".into());
         let user = User { uid: 1, gid: 2, groups: vec![], home: "/home".into() };
-        let kernel = Kernel { device_cgroup, swap_limit: true, message_queues: false };
+        let kernel = Kernel {
+            device_cgroup,
+            swap_limit: true,
+            message_queues: false,
+            open_files_max: 20_000,
+        };
         spec(&bundle, &folder, &user, kernel).unwrap()
     }
 

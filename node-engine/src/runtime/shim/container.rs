@@ -18,6 +18,7 @@ use libcontainer::{
 use nix::{
     fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2},
     sys::{
+        resource::{Resource, getrlimit},
         signal::{SigHandler, Signal, signal},
         stat::Mode,
     },
@@ -99,6 +100,7 @@ impl Container {
             swap_limit: hierarchies.limit_swap(),
             message_queues: std::fs::read_to_string("/proc/filesystems")
                 .is_ok_and(|all| all.contains("mqueue")),
+            open_files_max: getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard),
         };
         let spec = spec(bundle, folder, &user, kernel).map_err(ContainerError::Spec)?;
         spec.save(folder.path().join("config.json")).map_err(ContainerError::Spec)?;
