@@ -44,7 +44,7 @@ pub fn missing_layer(scene: &Scene) -> Result<()> {
         fs::remove_dir_all(&blob).context("cannot remove the layer")?;
         reference
     };
-    fails_with(scene, Wanted { image: &image, ..scene.serving("layerless") }, &["layer"])
+    fails_with(scene, Wanted { image: &image, ..scene.serving("layerless") }, &["blob sha256:"])
 }
 
 pub fn full_subnet(scene: &Scene) -> Result<()> {

@@ -62,19 +62,21 @@ pub fn udp_datagrams(scene: &Scene) -> Result<()> {
 }
 
 pub fn ping(scene: &Scene) -> Result<()> {
-    for server in [scene.near.rr_ip, scene.far.rr_ip, scene.far.instance_ip] {
-        scene.client.run(|| ping_once(server)).with_context(|| format!("ping {server}"))?;
+    let servers = [scene.near.rr_ip, scene.far.rr_ip, scene.far.instance_ip];
+    for (id, server) in (0x1234_u16..).zip(servers) {
+        scene.client.run(|| ping_once(server, id)).with_context(|| format!("ping {server}"))?;
     }
     Ok(())
 }
 
 /// One echo request from a raw socket; the answer must come from the address that was pinged.
-fn ping_once(server: Ipv4Addr) -> Result<()> {
+fn ping_once(server: Ipv4Addr, id: u16) -> Result<()> {
     let socket =
         socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), Some(SockProtocol::Icmp))?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(5))?;
-    // Type 8, code 0, checksum, identifier 0x1234, sequence 1, and data.
-    let mut request = [8, 0, 0, 0, 0x12, 0x34, 0, 1, b'x', b'y', b'l', b'e', b'm', 0];
+    // Type 8, code 0, checksum, identifier, sequence 1, and data.
+    let [high, low] = id.to_be_bytes();
+    let mut request = [8, 0, 0, 0, high, low, 0, 1, b'x', b'y', b'l', b'e', b'm', 0];
     let sum: u32 = request.chunks(2).map(|b| u32::from(u16::from_be_bytes([b[0], b[1]]))).sum();
     let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
     request[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -84,7 +86,7 @@ fn ping_once(server: Ipv4Addr) -> Result<()> {
         let mut buffer = [0; 256];
         let (len, sender) = recvfrom::<SockaddrIn>(socket.as_raw_fd(), &mut buffer)?;
         let reply = buffer.get(20..len).context("shorter than an IP header")?;
-        if reply.first() == Some(&0) && reply.get(4..6) == Some(&[0x12, 0x34]) {
+        if reply.first() == Some(&0) && reply.get(4..6) == Some(&[high, low]) {
             let sender = sender.context("no sender")?.ip();
             ensure!(sender == server, "the answer is from {sender}");
             ensure!(reply[8..] == request[8..], "the data came back changed");
