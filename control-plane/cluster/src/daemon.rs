@@ -27,7 +27,7 @@ use xylem_store::{OpenError, Store, StoreError};
 use xylem_types::{node::Node, session::FromCluster};
 
 use crate::{
-    broker::{self, BrokerError},
+    broker::{self, BrokerError, Running},
     config::{Broker, Config},
     core::{Cluster, Effect, Records, RegistrationRefused, Settings, Step, Time},
     http::{self, Http},
@@ -88,9 +88,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Clus
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| ClusterError::Listen { address: config.listen, source })?;
-    let broker_end = match &config.broker {
-        Broker::Embedded { listen } => Some(broker::start(*listen)?),
-        Broker::External { .. } => None,
+    let (broker_end, early) = match &config.broker {
+        Broker::Embedded { listen } => {
+            let Running { end, early } = broker::start(*listen)?;
+            (Some(end), Some(early))
+        }
+        Broker::External { .. } => (None, None),
     };
     let mut settings = Settings::new(&config.name);
     settings.cluster_location.clone_from(&config.location);
@@ -121,7 +124,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Clus
     )
     .with_graceful_shutdown(ending.clone().cancelled_owned());
     let mut serving = tokio::spawn(server.into_future());
-    let talking = tokio::spawn(mqtt::run(publisher, events, inputs.clone()));
+    let talking = tokio::spawn(mqtt::run(publisher, events, early, inputs.clone()));
     let dialling = tokio::spawn(session::run(config.session_url.clone(), inputs));
     tracing::info!(
         cluster.name = config.name, listen = %config.listen, mqtt.port = config.broker.port(),

@@ -10,7 +10,7 @@ use rumqttc::{
 use tokio::sync::mpsc;
 
 use crate::{
-    broker::PACKET_MAX,
+    broker::{EarlyWords, PACKET_MAX},
     config::{Broker, client_id},
     daemon::Input,
     message::{self, FromWorker, Message, ParseError},
@@ -82,7 +82,13 @@ fn local(mut listen: SocketAddr) -> SocketAddr {
 }
 
 /// Keeps the connection, until nobody takes what arrives. A slow taker holds back the broker.
-pub(crate) async fn run(publisher: Publisher, mut events: EventLoop, inputs: mpsc::Sender<Input>) {
+/// `early` is taken in at the first connection.
+pub(crate) async fn run(
+    publisher: Publisher,
+    mut events: EventLoop,
+    mut early: Option<EarlyWords>,
+    inputs: mpsc::Sender<Input>,
+) {
     let backoff = || {
         ExponentialBuilder::default()
             .with_min_delay(RECONNECT_MIN)
@@ -108,14 +114,34 @@ pub(crate) async fn run(publisher: Publisher, mut events: EventLoop, inputs: mps
             }
         };
         let Some(event) = event else { continue };
+        // What was said meanwhile comes twice, the second time in order; that does no harm.
+        let mut words = Vec::new();
         if matches!(event, BrokerEvent::Connected) {
             connected = true;
             waits = backoff();
-            tracing::info!("connected to the broker");
+            words = take(&mut early).await;
+            tracing::info!(early_words = words.len(), "connected to the broker");
         }
-        if inputs.send(Input::Broker(event)).await.is_err() {
-            return;
+        let words = words.iter().map(|(topic, payload)| read(topic, payload));
+        for event in std::iter::once(event).chain(words) {
+            if inputs.send(Input::Broker(event)).await.is_err() {
+                return;
+            }
         }
+    }
+}
+
+async fn take(early: &mut Option<EarlyWords>) -> Vec<(String, Vec<u8>)> {
+    match early.take() {
+        Some(early) => early.take().await,
+        None => Vec::new(),
+    }
+}
+
+fn read(topic: &str, payload: &[u8]) -> BrokerEvent {
+    match message::parse(topic, payload) {
+        Ok((worker, message)) => BrokerEvent::Said { worker, message },
+        Err(error) => BrokerEvent::NotUnderstood(error),
     }
 }
 

@@ -34,7 +34,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use xylem_types::{
-    mqtt::{DeleteCommand, Peer},
+    mqtt::{DeleteCommand, Peer, UpdateKind},
     session::{FromCluster, InstanceKey},
 };
 
@@ -219,9 +219,14 @@ impl Cluster {
     }
 
     /// The connection to the broker stands and every topic is subscribed. What was sent before
-    /// may not have arrived.
+    /// may not have arrived: workers are told again when they speak, and those that were
+    /// connected all the time are to ask again for whatever they hold an interest in.
     pub fn broker_connected(&mut self, now: Time) {
         self.broker_connected = true;
+        for job_name in self.services.keys() {
+            let (job_name, change) = (job_name.clone(), UpdateKind::Deployment);
+            self.effects.push(Effect::Mqtt(Message::Updates { job_name, change }));
+        }
         for worker in self.workers.values_mut() {
             worker.live.grant_grace(now, self.settings.worker_silence);
             worker.live.up_to_date = false;
@@ -242,7 +247,7 @@ impl Cluster {
             FromWorker::Information(node) => self.on_information(worker, &node),
             FromWorker::Job(report) => self.on_report(worker, report, now),
             FromWorker::Resources(list) => self.on_resources(worker, list, now),
-            FromWorker::Subnet(request) => self.on_subnet_request(worker, &request, now),
+            FromWorker::Subnet(request) => self.on_subnet_request(worker, &request),
             FromWorker::Query(query) => self.on_query(worker, &query, now),
             FromWorker::Deployed(event) => self.on_attached(worker, &event),
             FromWorker::Undeployed(event) => self.on_detached(worker, &event),
@@ -258,7 +263,6 @@ impl Cluster {
         self.review_instances(now);
         self.find_lost_workers(now);
         self.review_queries(now);
-        self.review_subnets(now);
         self.report_resources(now);
         self.last_tick = now;
     }

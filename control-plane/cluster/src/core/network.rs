@@ -3,20 +3,16 @@
 use std::net::IpAddr;
 
 use xylem_types::{
-    mqtt::{
-        AddressChanged, NetDeployed, PeerKind, SubnetGrant, SubnetRequest, TunnelEndpoint,
-        UpdateKind,
-    },
+    mqtt::{AddressChanged, NetDeployed, PeerKind, SubnetGrant, SubnetRequest, TunnelEndpoint},
     session::{FromCluster, InstanceKey, SubnetResult},
 };
 
-use super::{Attachment, Cluster, Effect, Subnet, Time};
-use crate::message::{Message, ToWorker};
+use super::{Attachment, Cluster, Subnet};
+use crate::message::ToWorker;
 
 impl Cluster {
-    /// A net manager came (back). It gets its subnet and peers, and word to ask again for
-    /// whatever it holds an interest in, since it may have missed a change.
-    pub(super) fn on_subnet_request(&mut self, id: &str, request: &SubnetRequest, now: Time) {
+    /// A net manager came (back).
+    pub(super) fn on_subnet_request(&mut self, id: &str, request: &SubnetRequest) {
         let worker = self.workers.get_mut(id).expect("heard just before");
         worker.live.peers_sent = None;
         let moved = request.endpoint.is_some() && worker.endpoint != request.endpoint;
@@ -25,69 +21,37 @@ impl Cluster {
             self.touched.workers.insert(id.to_owned());
             self.move_instances(id);
         }
-        let worker = &self.workers[id];
-        match worker.subnet {
+        match self.workers[id].subnet {
             Some(subnet) => {
                 self.send_subnet(id, subnet);
                 if moved {
                     self.announce_workers();
                 }
             }
-            None => self.want_subnet(id, now),
-        }
-        let missed: Vec<String> = self
-            .services
-            .iter()
-            .filter(|(_, service)| service.interested.contains(id))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for job_name in missed {
-            let change = UpdateKind::Deployment;
-            self.effects.push(Effect::Mqtt(Message::Updates { job_name, change }));
+            None => self.want_subnet(id),
         }
     }
 
-    fn want_subnet(&mut self, id: &str, now: Time) {
+    fn want_subnet(&mut self, id: &str) {
         let Some(worker) = self.workers.get_mut(id) else { return };
-        worker.live.subnet_wanted = Some(now);
+        worker.live.subnet_wanted = true;
+        if !self.root_listens() {
+            tracing::info!(node.id = id, "worker waits for the root, which gives subnets");
+        }
         self.tell_root(FromCluster::Subnet { worker_id: id.to_owned() });
     }
 
-    /// Asks for what was wanted while the root was away.
+    /// Asks for what was wanted while the root was away. A worker that waits need not ask again.
     pub(super) fn ask_for_subnets(&mut self) {
         let without: Vec<String> = self
             .workers
             .iter()
-            .filter(|(_, w)| w.subnet.is_none() && w.live.subnet_wanted.is_some())
+            .filter(|(_, w)| w.subnet.is_none())
+            .filter(|(_, w)| w.live.subnet_wanted || w.endpoint.is_some())
             .map(|(id, _)| id.clone())
             .collect();
         for worker_id in without {
             self.tell_root(FromCluster::Subnet { worker_id });
-        }
-    }
-
-    /// Tells a worker that has waited for some time why it gets nothing. It will get its subnet
-    /// without asking again.
-    pub(super) fn review_subnets(&mut self, now: Time) {
-        let patience = self.settings.query_patience;
-        let root_listens = self.root_listens();
-        let mut waiting = Vec::new();
-        for (id, worker) in &mut self.workers {
-            let Some(since) = worker.live.subnet_wanted else { continue };
-            // Oakestra's net manager would take an empty address for an answer.
-            if worker.kind() == PeerKind::Xylem && now >= since + patience {
-                worker.live.subnet_wanted = Some(now);
-                waiting.push(id.clone());
-            }
-        }
-        for id in waiting {
-            let error = if root_listens {
-                "the root has not yet answered; the subnet follows when it does"
-            } else {
-                "the cluster has no connection to its root, which gives subnets; it follows when \
-                 the root is back"
-            };
-            self.refuse_subnet(&id, error.to_owned());
         }
     }
 
@@ -96,7 +60,7 @@ impl Cluster {
         match result {
             SubnetResult::Granted { v4, v6 } => {
                 let subnet = Subnet { v4, v6 };
-                let wanted = worker.live.subnet_wanted.take().is_some();
+                let wanted = std::mem::take(&mut worker.live.subnet_wanted);
                 if worker.subnet == Some(subnet) && !wanted {
                     return;
                 }
@@ -113,9 +77,15 @@ impl Cluster {
             }
             SubnetResult::Refused { reason } => {
                 tracing::warn!(node.id = id, reason, "the root refuses a worker its subnet");
-                worker.live.subnet_wanted = None;
+                worker.live.subnet_wanted = false;
+                // Oakestra's net manager would take an empty address for an answer.
                 if worker.kind() == PeerKind::Xylem {
-                    self.refuse_subnet(id, reason);
+                    let refusal = SubnetGrant {
+                        address: String::new(),
+                        addressv6: String::new(),
+                        error: Some(reason),
+                    };
+                    self.send(id, ToWorker::Subnet(refusal));
                 }
             }
         }
@@ -127,12 +97,6 @@ impl Cluster {
             addressv6: subnet.v6.to_string(),
             error: None,
         };
-        self.send(id, ToWorker::Subnet(grant));
-    }
-
-    fn refuse_subnet(&mut self, id: &str, error: String) {
-        let grant =
-            SubnetGrant { address: String::new(), addressv6: String::new(), error: Some(error) };
         self.send(id, ToWorker::Subnet(grant));
     }
 

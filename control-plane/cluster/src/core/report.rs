@@ -65,9 +65,17 @@ impl Cluster {
         self.adopt(worker, key, usage.generation, now);
         let Some(instance) = self.instances.get_mut(key) else { return };
         instance.live.listed_at = Some(now);
-        if instance.status == InstanceStatus::Running {
-            instance.live.running_since.get_or_insert(now);
+        match instance.status {
+            // Only what runs is listed, so the report that it does was lost.
+            InstanceStatus::NodeScheduled | InstanceStatus::Creating | InstanceStatus::Created => {
+                self.apply(key, InstanceStatus::Running, String::new(), String::new(), now);
+            }
+            InstanceStatus::Running => {
+                instance.live.running_since.get_or_insert(now);
+            }
+            _ => {}
         }
+        let Some(instance) = self.instances.get_mut(key) else { return };
         let usage = Usage::of(usage);
         if instance.live.usage != usage {
             instance.live.usage = usage;

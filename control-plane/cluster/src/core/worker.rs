@@ -56,8 +56,8 @@ pub(super) struct Live {
     /// When it last listed its instances.
     pub(super) resources_at: Option<Time>,
     pub(super) peers_sent: Option<Vec<Peer>>,
-    /// It waits for a subnet since then.
-    pub(super) subnet_wanted: Option<Time>,
+    /// It waits for a subnet.
+    pub(super) subnet_wanted: bool,
 }
 
 /// Why a worker cannot join.
@@ -176,6 +176,10 @@ impl Cluster {
     /// Notes that a worker speaks; false when nobody of this id has registered.
     pub(super) fn hear(&mut self, id: &str, message: &FromWorker, now: Time) -> bool {
         let Some(worker) = self.workers.get_mut(id) else { return false };
+        if !worker.active() {
+            // The root need not wait to hear that there is more room.
+            self.resources_due = now;
+        }
         worker.live.hear(now);
         // When the net manager speaks, the node engine need not have subscribed yet.
         let by_node_engine = matches!(
@@ -280,6 +284,7 @@ impl Cluster {
         for id in lost {
             tracing::warn!(node.id = %id, silence = ?limit, "worker lost");
             self.tally.workers_lost += 1;
+            self.resources_due = now;
             self.give_up_worker(&id, now);
         }
     }

@@ -63,9 +63,8 @@ fn a_subnet_wanted_while_the_root_is_away_follows_when_it_is_back() {
     bench.register("a");
     bench.asks_subnet("a", 50103);
     bench.pass(secs(4), &["a"]);
-    let refusals = bench.subnets();
-    assert_eq!(refusals.len(), 1);
-    assert!(refusals[0].1.error.as_ref().unwrap().contains("follows when the root is back"));
+    assert_eq!(bench.subnets(), [], "a refusal would fail its instances");
+    bench.restart();
     bench.connect_root(vec![]);
     assert!(bench.root.contains(&FromCluster::Subnet { worker_id: "a".into() }));
     bench.grant("a", 1);
@@ -429,11 +428,20 @@ fn a_worker_that_moves_is_announced_where_it_is() {
 }
 
 #[test]
-fn a_net_manager_that_comes_back_is_told_to_ask_for_what_it_needs() {
+fn a_refused_subnet_says_why() {
+    let mut bench = Bench::with_workers(&["a"]);
+    bench.asks_subnet("a", 50103);
+    let result = SubnetResult::Refused { reason: "all subnets are taken".into() };
+    bench.root_says(FromRoot::Subnet { worker_id: "a".into(), result });
+    assert_eq!(bench.subnets()[0].1.error.as_deref(), Some("all subnets are taken"));
+}
+
+#[test]
+fn workers_ask_again_for_what_may_have_changed_unheard() {
     let mut bench = ready(&["a"]);
     bench.says("a", by_name(WEB));
     bench.root_answers(&web_answer(&[0]));
     bench.mqtt.clear();
-    bench.asks_subnet("a", 50103);
+    bench.restart();
     assert_eq!(bench.updates(), [UpdateKind::Deployment]);
 }

@@ -42,6 +42,18 @@ fn the_worker_s_reports_reach_the_root() {
 }
 
 #[test]
+fn what_a_worker_lists_runs_although_the_report_of_it_was_lost() {
+    let mut bench = Bench::with_workers(&["a"]);
+    bench.deploy(web(0, 1));
+    bench.report("a", 0, 1, Creating);
+    bench.lists("a", &[(0, 1)]);
+    assert_eq!(bench.status(0), "RUNNING");
+    bench.report("a", 0, 1, Failed);
+    bench.lists("a", &[(0, 1)]);
+    assert_eq!(bench.status(0), "FAILED", "what ended is not brought back by its last numbers");
+}
+
+#[test]
 fn a_command_is_repeated_until_the_worker_reports() {
     let mut bench = Bench::with_workers(&["a"]);
     bench.deploy(web(0, 1));
