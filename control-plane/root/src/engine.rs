@@ -31,7 +31,7 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 256;
 /// Messages that a session may be behind. One that is further behind ends, and begins again by
 /// comparing states.
-pub(crate) const SESSION_QUEUE: usize = 1024;
+pub(crate) const SESSION_QUEUE: usize = 8192;
 
 /// Runs once the disk has the change, or has refused it.
 type Completion = Box<dyn FnOnce(bool) + Send>;
@@ -223,4 +223,73 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::core::state::{Settings, Tables};
+
+    fn hello() -> Hello {
+        Hello {
+            name: "munich".to_owned(),
+            location: String::new(),
+            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+
+    fn engine() -> (tempfile::TempDir, Engine) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("root.redb"), persist::schema()).unwrap();
+        let settings = Settings {
+            resources_stale_after: std::time::Duration::from_secs(15),
+            unconfirmed_move_after: std::time::Duration::from_secs(10),
+        };
+        let state = State::new(Tables::default(), settings);
+        let (engine, _failure) = Engine::start(state, store).unwrap();
+        (folder, engine)
+    }
+
+    #[tokio::test]
+    async fn a_session_that_takes_nothing_ends_when_its_queue_is_full() {
+        let (_folder, engine) = engine();
+        let mut slow = engine.attach(hello()).await.unwrap();
+        for _ in 0..SESSION_QUEUE {
+            let cluster_id = slow.cluster_id.clone();
+            engine.tell(move |state, _| state.subnet(&cluster_id, "worker".to_owned())).await;
+        }
+        engine.ask(|_, _| Ok(())).await.unwrap();
+        let mut taken = 0;
+        while slow.outgoing.recv().await.is_some() {
+            taken += 1;
+        }
+        assert_eq!(taken, SESSION_QUEUE, "what was queued, and then the end");
+        // The next session is well.
+        let mut next = engine.attach(hello()).await.unwrap();
+        assert!(matches!(next.outgoing.recv().await, Some(FromRoot::Welcome { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_refused_change_leaves_no_row_and_no_message() {
+        let (_folder, engine) = engine();
+        let mut session = engine.attach(hello()).await.unwrap();
+        let cluster_id = session.cluster_id.clone();
+        let refused: Result<(), _> = engine
+            .ask(move |state, _| {
+                state.subnet(&cluster_id, "worker".to_owned());
+                Err(Refusal::NotAdmin)
+            })
+            .await;
+        assert!(matches!(refused, Err(AskError::Refused(Refusal::NotAdmin))));
+        let subnets = engine.ask(|state, _| Ok(state.ipam.subnets.held())).await.unwrap();
+        assert_eq!(subnets, 0);
+        drop(engine);
+        let mut messages = Vec::new();
+        while let Some(message) = session.outgoing.recv().await {
+            messages.push(message);
+        }
+        assert!(!messages.iter().any(|m| matches!(m, FromRoot::Subnet { .. })), "{messages:?}");
+    }
 }

@@ -151,7 +151,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Root
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| RootError::Listen { address: config.listen, source })?;
-    tracing::info!(listen = %config.listen, data_dir = %config.data_dir.display(), "root is up");
+    let listen = listener.local_addr().unwrap_or(config.listen);
+    tracing::info!(%listen, data_dir = %config.data_dir.display(), "root is up");
     root.serve(listener, shutdown).await
 }
 

@@ -217,3 +217,67 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::{connect_async, tungstenite};
+    use xylem_types::session::SESSION_PATH;
+
+    use super::*;
+    use crate::{Config, Root};
+
+    /// A cluster that says hello and then neither reads nor writes, as when its machine has lost
+    /// power: the connection stays, and no ping is answered.
+    #[tokio::test]
+    async fn a_peer_that_is_gone_without_a_word_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            data_dir: folder.path().to_owned(),
+            cluster_stale_after: Duration::from_secs(15),
+            admin_password: None,
+        };
+        let mut root = Root::open(&config).await.unwrap();
+        root.api.timing =
+            Timing { ping_every: Duration::from_millis(100), silent_after: Duration::from_secs(2) };
+        let engine = root.api.engine.clone();
+        let listener = TcpListener::bind(config.listen).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(root.serve(listener, shutdown.clone()));
+
+        let url = format!("ws://{address}{SESSION_PATH}");
+        let (mut silent, _) = connect_async(&url).await.unwrap();
+        let (mut alive, _) = connect_async(&url).await.unwrap();
+        for (socket, name) in [(&mut silent, "silent"), (&mut alive, "alive")] {
+            let hello = FromCluster::Hello {
+                version: SESSION_VERSION,
+                cluster_name: name.to_owned(),
+                cluster_location: String::new(),
+            };
+            let text = serde_json::to_string(&hello).unwrap();
+            socket.send(tungstenite::Message::text(text)).await.unwrap();
+        }
+        let reading = tokio::spawn(async move { while let Some(Ok(_)) = alive.next().await {} });
+
+        let only_the_other_is_left = async {
+            loop {
+                let census = engine.ask(|state, _| {
+                    let names = state.live.keys().map(|id| state.cluster_name(id));
+                    Ok((state.tally.sessions_opened, names.collect::<Vec<_>>()))
+                });
+                if census.await.unwrap() == (2, vec!["alive".to_owned()]) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), only_the_other_is_left).await.unwrap();
+
+        shutdown.cancel();
+        serving.await.unwrap().unwrap();
+        reading.await.unwrap();
+        drop(silent);
+    }
+}

@@ -157,9 +157,10 @@ async fn a_refused_instance_goes_to_the_next_cluster_and_back_when_there_is_room
     assert_eq!(second.command.generation, 2);
 
     paris.report(observed(&second, NoWorkerCapacity, "")).await;
-    let waiting =
-        root.instance_is(&service, 0, "all to have refused", |i| i.cluster_id.is_empty()).await;
-    assert_eq!(waiting.status.as_str(), "NoActiveClusterWithCapacity");
+    let waiting = root
+        .instance_is(&service, 0, "all to have refused", |i| i.status == NoWorkerCapacity)
+        .await;
+    assert_eq!(waiting.cluster_id, paris.id, "which goes on looking for a place");
     assert!(waiting.status_detail.contains("munich: w1: 0.50 CPUs free"), "{waiting:?}");
     assert!(waiting.status_detail.contains("paris: NO_WORKER_CAPACITY"), "{waiting:?}");
 
@@ -173,6 +174,7 @@ async fn a_refused_instance_goes_to_the_next_cluster_and_back_when_there_is_room
     })
     .await;
     assert_eq!(third.command.generation, 3);
+    assert_eq!(paris.next_undeploy().await.1, 2);
     munich.report(observed(&third, Running, "w1")).await;
     root.instance_is(&service, 0, "it to run", |i| i.status == Running).await;
 }

@@ -65,6 +65,15 @@ impl Instance {
         !self.removing && self.status != InstanceStatus::Completed
     }
 
+    /// Whether it waits for a place: no cluster has it, or the one that has it found none.
+    pub(crate) fn seeks_cluster(&self) -> bool {
+        let refused = matches!(
+            self.status,
+            InstanceStatus::NoWorkerCapacity | InstanceStatus::NoQualifiedWorkerFound
+        );
+        self.is_wanted() && (self.cluster_id.is_none() || refused)
+    }
+
     pub(crate) fn addresses(&self) -> AddressPair {
         AddressPair { v4: self.instance_ip, v6: self.instance_ip_v6 }
     }

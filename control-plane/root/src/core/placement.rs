@@ -6,11 +6,11 @@ use xylem_scheduler::{ClusterCandidate, RefusalKind, Request, rank_clusters};
 use xylem_types::{
     instance::InstanceStatus,
     job::Job,
-    session::{FromRoot, InstanceKey},
+    session::{FromRoot, InstanceKey, Observed},
 };
 
 use super::{
-    instance::{Site, placement},
+    instance::{Instance, Site, placement},
     moment::Moment,
     state::State,
 };
@@ -81,25 +81,30 @@ fn request_of(job: &Job) -> Request {
 }
 
 impl State {
-    /// Gives an instance that has no cluster to the best one, with a new generation, or notes why
-    /// there is none.
+    /// Gives an instance that has no cluster, or whose cluster has no place for it, to the best
+    /// one, with a new generation; or notes why there is none.
     pub(crate) fn place(&mut self, key: &InstanceKey, now: Moment) {
         let Some(job) = self.services.get(&key.job_id) else { return };
         let Some(mut instance) = self.instances.get(key).cloned() else { return };
-        if instance.cluster_id.is_some() || !instance.is_wanted() {
+        if !instance.seeks_cluster() {
             return;
         }
         let request = request_of(job);
-        match self.choose(key, &request, now) {
+        match self.choose(key, &instance, &request, now) {
             Ok(choice) => {
+                let left = instance.cluster_id.replace(choice.cluster_id.clone());
+                let left_generation = instance.generation;
                 instance.generation += 1;
                 let message = FromRoot::Deploy(Box::new(placement(job, key, instance.generation)));
-                instance.cluster_id = Some(choice.cluster_id.clone());
                 instance.status = InstanceStatus::ClusterScheduled;
                 instance.status_detail.clear();
                 instance.site = Site::default();
                 instance.modified = now.wall;
                 self.instances.put(key.clone(), instance);
+                if let Some(left) = left {
+                    // It would find room by itself some day, and run a second copy.
+                    self.send_undeploy(&left, key, left_generation);
+                }
                 if let Some(live) = self.live.get_mut(&choice.cluster_id) {
                     let worker_id = choice.worker_id;
                     live.reserve(
@@ -111,12 +116,17 @@ impl State {
                 self.send(&choice.cluster_id, message);
             }
             Err(no_place) => {
+                // A cluster that has it knows better what stands against it.
+                let status = match instance.cluster_id {
+                    Some(_) => instance.status.clone(),
+                    None => no_place.status,
+                };
                 let age = now.wall.duration_since(instance.modified).unsigned_abs();
-                if instance.status != no_place.status
+                if instance.status != status
                     || age > NUMBERS_RENEWED_AFTER
                     || !same_but_for_numbers(&instance.status_detail, &no_place.reason)
                 {
-                    instance.status = no_place.status;
+                    instance.status = status;
                     instance.status_detail = no_place.reason;
                     instance.modified = now.wall;
                     self.instances.put(key.clone(), instance);
@@ -125,12 +135,12 @@ impl State {
         }
     }
 
-    /// Every instance that waits for a cluster tries again.
+    /// Every instance that waits for a place tries again.
     pub(crate) fn place_waiting(&mut self, now: Moment) {
         let waiting: Vec<_> = self
             .instances
             .iter()
-            .filter(|(_, instance)| instance.cluster_id.is_none() && instance.is_wanted())
+            .filter(|(_, instance)| instance.seeks_cluster())
             .map(|(key, _)| key.clone())
             .collect();
         for key in waiting {
@@ -138,37 +148,45 @@ impl State {
         }
     }
 
-    /// The cluster has no place for the instance: the next best is asked.
+    /// The cluster has no place for the instance: it goes to the next best, and when there is
+    /// none it stays, because the cluster goes on looking by itself.
     pub(crate) fn refused_by_cluster(
         &mut self,
         key: &InstanceKey,
-        status: InstanceStatus,
-        reason: String,
+        cluster_id: &str,
+        observed: Observed,
         now: Moment,
     ) {
         let Some(mut instance) = self.instances.get(key).cloned() else { return };
-        let Some(cluster_id) = instance.cluster_id.take() else { return };
-        self.tally.placements_refused += 1;
-        // It might find room later by itself, when the instance runs elsewhere already.
-        self.send_undeploy(&cluster_id, key, instance.generation);
-        if let Some(live) = self.live.get_mut(&cluster_id) {
+        let again = instance.status == observed.status;
+        let words = match observed.status_detail.as_str() {
+            "" => observed.status.as_str(),
+            detail => detail,
+        };
+        let reason = format!("{}: {words}", self.cluster_name(cluster_id));
+        let refusals = self.refusals.entry(key.clone()).or_default();
+        let refusal = refusals.entry(cluster_id.to_owned()).or_insert(ClusterRefusal {
+            at: now.monotonic,
+            in_turn: 0,
+            reason: String::new(),
+        });
+        refusal.reason.clone_from(&reason);
+        if !again {
+            refusal.at = now.monotonic;
+            refusal.in_turn = refusal.in_turn.saturating_add(1);
+            self.tally.placements_refused += 1;
+            instance.status_detail = reason;
+            instance.modified = now.wall;
+        }
+        if let Some(live) = self.live.get_mut(cluster_id) {
             live.unreserve(key);
         }
-        let name = self.cluster_name(&cluster_id);
-        let before = self.refusals.entry(key.clone()).or_default().get(&cluster_id);
-        let refusal = ClusterRefusal {
-            at: now.monotonic,
-            in_turn: before.map_or(0, |refusal| refusal.in_turn) + 1,
-            reason: format!(
-                "{name}: {}",
-                if reason.is_empty() { status.as_str() } else { &reason }
-            ),
-        };
-        instance.status = status;
-        instance.status_detail.clone_from(&refusal.reason);
+        if observed.status == InstanceStatus::Undeployed {
+            instance.cluster_id = None;
+        }
+        instance.generation = observed.generation;
+        instance.status = observed.status;
         instance.site = Site::default();
-        instance.modified = now.wall;
-        self.refusals.entry(key.clone()).or_default().insert(cluster_id, refusal);
         self.instances.put(key.clone(), instance);
         self.place(key, now);
     }
@@ -195,7 +213,13 @@ impl State {
         }
     }
 
-    fn choose(&self, key: &InstanceKey, request: &Request, now: Moment) -> Result<Choice, NoPlace> {
+    fn choose(
+        &self,
+        key: &InstanceKey,
+        instance: &Instance,
+        request: &Request,
+        now: Moment,
+    ) -> Result<Choice, NoPlace> {
         let wanted = |id: &str, name: &str| {
             let allowed = &request.allowed_clusters;
             allowed.is_empty() || allowed.iter().any(|a| a == id || a == name)
@@ -207,10 +231,16 @@ impl State {
             .filter_map(|(id, cluster)| Some((*id, *cluster, self.active(id, now)?)))
             .collect();
         let refusals = self.refusals.get(key);
-        let refusal_of = |id: &String| refusals.and_then(|r| r.get(id)).filter(|r| r.holds(now));
+        let refusal_of = |id: &String| {
+            let refusal = refusals.and_then(|refusals| refusals.get(id))?;
+            let has_it = instance.cluster_id.as_ref() == Some(id);
+            (has_it || refusal.holds(now)).then_some(refusal)
+        };
         let candidates: Vec<_> = active
             .iter()
-            .filter(|(id, _, _)| refusal_of(id).is_none())
+            .filter(|(id, _, _)| {
+                instance.cluster_id.as_ref() != Some(*id) && refusal_of(id).is_none()
+            })
             .map(|(id, cluster, live)| ClusterCandidate {
                 id: id.as_str(),
                 name: &cluster.name,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use xylem_types::{
     instance::InstanceStatus,
-    mqtt::{Peer, UpdateKind},
+    mqtt::Peer,
     session::{FromRoot, InstanceKey, Observed},
 };
 
@@ -28,15 +28,15 @@ impl State {
         if instance.cluster_id.as_deref() != Some(cluster_id)
             || observed.generation < instance.generation
         {
-            self.tally.reports_stale += 1;
             if needs_stopping(&observed.status) {
+                self.tally.reports_stale += 1;
                 self.send_undeploy(cluster_id, &key, observed.generation);
             }
             return;
         }
         match &observed.status {
             status if instance.removing => {
-                if !needs_stopping(status) {
+                if *status == InstanceStatus::Undeployed {
                     self.forget(&key);
                 } else if observed.generation > instance.generation {
                     // The cluster had placed it anew before it heard of the removal.
@@ -52,7 +52,7 @@ impl State {
             | InstanceStatus::NoQualifiedWorkerFound
             | InstanceStatus::Undeployed => {
                 let before = self.entry(&key);
-                self.refused_by_cluster(&key, observed.status, observed.status_detail, now);
+                self.refused_by_cluster(&key, cluster_id, observed, now);
                 self.announce(&key, before);
             }
             _ => self.accept(cluster_id, instance, observed, now),
@@ -85,11 +85,6 @@ impl State {
         }
         self.cluster_workers(cluster_id, workers);
         self.replace_interests(cluster_id, &interests);
-        // It may have missed changes; asking again is cheap.
-        for job_name in interests {
-            let change = UpdateKind::Deployment;
-            self.send(cluster_id, FromRoot::ServiceChanged { job_name, change });
-        }
     }
 
     fn missing_in_cluster(

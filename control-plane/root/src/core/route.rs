@@ -131,17 +131,17 @@ impl State {
                 | InstanceStatus::Running
                 | InstanceStatus::Other(_)
         );
-        let namespace_ip = instance.site.namespace_ip.filter(|_| alive && !instance.removing)?;
+        let site = &instance.site;
+        let attached = site.namespace_ip.is_some() || site.namespace_ip_v6.is_some();
+        if !attached || !alive || instance.removing {
+            return None;
+        }
         Some(InstanceEntry {
             instance_number: key.instance_number,
-            namespace_ip: namespace_ip.to_string(),
-            namespace_ip_v6: instance
-                .site
-                .namespace_ip_v6
-                .map(|ip| ip.to_string())
-                .unwrap_or_default(),
-            host_ip: instance.site.host_ip.clone(),
-            host_port: instance.site.host_port,
+            namespace_ip: site.namespace_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            namespace_ip_v6: site.namespace_ip_v6.map(|ip| ip.to_string()).unwrap_or_default(),
+            host_ip: site.host_ip.clone(),
+            host_port: site.host_port,
             service_ip: vec![
                 round_robin(job),
                 ServiceAddress {

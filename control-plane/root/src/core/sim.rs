@@ -42,6 +42,8 @@ struct SimCluster {
     name: String,
     cpus: usize,
     running: BTreeMap<InstanceKey, u64>,
+    /// Given to it, and without a place.
+    waiting: BTreeMap<InstanceKey, u64>,
     session: Option<u64>,
     to_root: VecDeque<FromCluster>,
     from_root: VecDeque<FromRoot>,
@@ -53,6 +55,7 @@ impl SimCluster {
             name: name.to_owned(),
             cpus,
             running: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             session: None,
             to_root: VecDeque::new(),
             from_root: VecDeque::new(),
@@ -89,8 +92,12 @@ impl SimCluster {
         let generation = placement.command.generation;
         match self.running.get(&key) {
             Some(running) if *running >= generation => {}
-            None if self.running.len() >= self.cpus => return InstanceStatus::NoWorkerCapacity,
+            None if self.running.len() >= self.cpus => {
+                self.waiting.insert(key, generation);
+                return InstanceStatus::NoWorkerCapacity;
+            }
             _ => {
+                self.waiting.remove(&key);
                 self.running.insert(key, generation);
             }
         }
@@ -102,6 +109,7 @@ impl SimCluster {
             FromRoot::Desired { placements } => {
                 let wanted: BTreeSet<_> = placements.iter().map(key_of).collect();
                 self.running.retain(|key, _| wanted.contains(key));
+                self.waiting.retain(|key, _| wanted.contains(key));
                 let mut instances = Vec::new();
                 for placement in &placements {
                     let key = key_of(placement);
@@ -120,17 +128,30 @@ impl SimCluster {
                 let status = self.start(&placement);
                 self.report(&key_of(&placement), placement.command.generation, status);
             }
-            FromRoot::Undeploy { key, generation, .. } => {
-                if self.running.get(&key).is_none_or(|running| *running <= generation) {
-                    self.running.remove(&key);
-                    self.report(&key, generation, InstanceStatus::Undeployed);
-                }
+            FromRoot::Undeploy { key, generation, .. }
+                if self.running.get(&key).is_none_or(|running| *running <= generation) =>
+            {
+                self.running.remove(&key);
+                self.waiting.remove(&key);
+                self.report(&key, generation, InstanceStatus::Undeployed);
+            }
+            // Newer than the root knows: it is told, and decides again.
+            FromRoot::Undeploy { key, .. } => {
+                let generation = self.running[&key];
+                self.report(&key, generation, InstanceStatus::Running);
             }
             _ => {}
         }
     }
 
+    /// What waits is started where there is room; then the report.
     fn resources(&mut self) {
+        while self.running.len() < self.cpus
+            && let Some((key, generation)) = self.waiting.pop_first()
+        {
+            self.running.insert(key.clone(), generation);
+            self.report(&key, generation, InstanceStatus::Running);
+        }
         let free = self.cpus - self.running.len();
         let room = WorkerRoom {
             worker_id: format!("worker of {}", self.name),
@@ -352,6 +373,7 @@ impl Sim {
             Step::ForgetAll(which) => {
                 self.disconnect(which);
                 self.clusters[which].running.clear();
+                self.clusters[which].waiting.clear();
             }
             Step::RestartRoot => self.restart_root(),
             Step::Wait(seconds) => self.tick(seconds),
@@ -396,7 +418,9 @@ impl Sim {
         let mut waiting = 0;
         for (key, instance) in self.state.instances.iter() {
             assert!(!instance.removing, "{key:?} is still a tombstone: {instance:?}");
-            let Some(cluster_id) = &instance.cluster_id else {
+            let Some(cluster_id) =
+                instance.cluster_id.as_ref().filter(|_| !instance.seeks_cluster())
+            else {
                 waiting += 1;
                 continue;
             };
@@ -464,4 +488,85 @@ proptest! {
         sim.check_addresses();
         sim.check_converged();
     }
+}
+
+/// Both connected, and their resources known.
+fn both_ready() -> Sim {
+    let mut sim = Sim::new();
+    for which in 0..2 {
+        sim.connect(which);
+        sim.clusters[which].from_root.clear();
+        sim.clusters[which].resources();
+        sim.deliver_to_root(which);
+    }
+    sim
+}
+
+#[test]
+fn what_a_cluster_had_not_confirmed_when_it_went_away_moves_to_another() {
+    let mut sim = both_ready();
+    sim.step(Step::ScaleUp);
+    let instance = |sim: &Sim| sim.state.instances.values().next().unwrap().clone();
+    let first = instance(&sim);
+    let had = sim.clusters.iter().position(|c| !c.from_root.is_empty()).unwrap();
+    let other = 1 - had;
+    sim.disconnect(had);
+    sim.tick(9);
+    assert_eq!(instance(&sim), first, "it may be back soon");
+    sim.clusters[other].resources();
+    sim.deliver_to_root(other);
+    sim.tick(1);
+    assert_eq!(instance(&sim).generation, first.generation + 1);
+    assert_ne!(instance(&sim).cluster_id, first.cluster_id);
+
+    sim.deliver_to_cluster(other);
+    sim.deliver_to_root(other);
+    sim.connect(had);
+    while !sim.clusters[had].from_root.is_empty() {
+        sim.deliver_to_cluster(had);
+    }
+    assert!(sim.clusters[had].running.is_empty(), "it does not run where it was given first");
+    assert_eq!(instance(&sim).status, InstanceStatus::Running);
+}
+
+#[test]
+fn what_a_cluster_runs_stays_when_it_goes_away() {
+    let mut sim = both_ready();
+    sim.step(Step::ScaleUp);
+    let had = sim.clusters.iter().position(|c| !c.from_root.is_empty()).unwrap();
+    sim.deliver_to_cluster(had);
+    sim.deliver_to_root(had);
+    let before: Vec<_> = sim.state.instances.values().cloned().collect();
+    sim.disconnect(had);
+    for _ in 0..100 {
+        sim.clusters[1 - had].resources();
+        sim.deliver_to_root(1 - had);
+        sim.tick(10);
+    }
+    let after: Vec<_> = sim.state.instances.values().cloned().collect();
+    assert_eq!(after, before);
+}
+
+#[test]
+fn a_burst_is_counted_before_any_report_of_resources_contains_it() {
+    let mut sim = both_ready();
+    for _ in 0..9 {
+        sim.step(Step::ScaleUp);
+    }
+    let placed = |cluster: &SimCluster| {
+        cluster.from_root.iter().filter(|m| matches!(m, FromRoot::Deploy(_))).count()
+    };
+    assert_eq!(sim.clusters.iter().map(placed).collect::<Vec<_>>(), [3, 4], "as many as fit");
+    // What is running and reported is not counted twice.
+    for which in 0..2 {
+        while !sim.clusters[which].from_root.is_empty() {
+            sim.deliver_to_cluster(which);
+        }
+        sim.clusters[which].cpus += 1;
+        sim.clusters[which].resources();
+        while !sim.clusters[which].to_root.is_empty() {
+            sim.deliver_to_root(which);
+        }
+    }
+    assert_eq!(sim.clusters.iter().map(placed).collect::<Vec<_>>(), [1, 1]);
 }
