@@ -165,7 +165,7 @@ impl Cluster {
             }
         }
         let worker = self.workers.get_mut(&id).expect("inserted above");
-        worker.live.hear(now);
+        // It takes part once it speaks at the broker; before, it would miss its commands.
         worker.live.grant_grace(now, self.settings.worker_silence);
         // It may have restarted and forgotten what it was told.
         worker.live.up_to_date = false;
@@ -174,19 +174,24 @@ impl Cluster {
     }
 
     /// Notes that a worker speaks; false when nobody of this id has registered.
+    ///
+    /// Only the node engine's word counts as a sign of life: it has what is needed to run
+    /// instances. When the net manager speaks, the node engine need not be there.
     pub(super) fn hear(&mut self, id: &str, message: &FromWorker, now: Time) -> bool {
         let Some(worker) = self.workers.get_mut(id) else { return false };
+        let by_node_engine = matches!(
+            message,
+            FromWorker::Information(_) | FromWorker::Job(_) | FromWorker::Resources(_)
+        );
+        if !by_node_engine {
+            return true;
+        }
         if !worker.active() {
             // The root need not wait to hear that there is more room.
             self.resources_due = now;
         }
         worker.live.hear(now);
-        // When the net manager speaks, the node engine need not have subscribed yet.
-        let by_node_engine = matches!(
-            message,
-            FromWorker::Information(_) | FromWorker::Job(_) | FromWorker::Resources(_)
-        );
-        if by_node_engine && !std::mem::replace(&mut worker.live.up_to_date, true) {
+        if !std::mem::replace(&mut worker.live.up_to_date, true) {
             worker.live.peers_sent = None;
             self.repeat_commands(id, now);
         }

@@ -169,6 +169,7 @@ fn a_worker_without_generations_is_believed_about_what_is_placed_on_it() {
         ..Node::default()
     };
     assert_eq!(bench.cluster.register(node, None, bench.now), Ok("old".to_owned()));
+    bench.beat("old");
     bench.deploy(web(0, 3));
     bench.report("old", 0, 0, Running);
     assert_eq!(bench.status(0), "RUNNING");
@@ -358,6 +359,8 @@ fn no_room_says_why_and_is_tried_again() {
     };
     bench.cluster.register(node, None, bench.now).unwrap();
     bench.deploys();
+    bench.pass(secs(3), &["a"]);
+    assert_eq!(bench.deploys(), [], "it would miss the command");
     bench.pass(secs(3), &["a", "large"]);
     let mut deploys = bench.deploys();
     deploys.sort();
