@@ -26,7 +26,7 @@ pub(crate) struct Application {
     id: String,
     web: Service,
     client: Service,
-    /// Of the service; the client has one more.
+    /// Of the service.
     instances: u8,
 }
 
@@ -38,11 +38,12 @@ pub(crate) struct Tally {
     pub(crate) answers: BTreeMap<String, u32>,
     pub(crate) failed: u32,
     pub(crate) failure: Option<String>,
+    /// From dialling to the answer.
     pub(crate) slowest_ms: f64,
 }
 
 impl Application {
-    /// Pushes the image, registers the SLA, and asks for the instances.
+    /// Pushes the image, registers the SLA, and asks for the instances of the service.
     pub(crate) fn deploy(platform: &Platform, instances: u8) -> Result<Self> {
         let hub = &platform.topology.hub.netns;
         let image = Image::of_binary("demo-app", &daemon::demo_app())?;
@@ -71,19 +72,20 @@ impl Application {
         for _ in 0..instances {
             rest.add_instance(&this.web.id)?;
         }
-        rest.add_instance(&this.client.id)?;
         Ok(this)
     }
 
-    /// The instances of the service, and the client, once all run.
-    pub(crate) fn wait_running(
-        &self,
-        platform: &Platform,
-    ) -> Result<(Vec<JobInstance>, JobInstance)> {
+    /// The instances of the service, once all run.
+    pub(crate) fn wait_running(&self, platform: &Platform) -> Result<Vec<JobInstance>> {
+        wait_running(&from_this_host(platform)?, &self.web, self.instances.into())
+    }
+
+    /// Adds the client. It comes last, so that every instance is there to answer from its first
+    /// connection on.
+    pub(crate) fn start_client(&self, platform: &Platform) -> Result<JobInstance> {
         let rest = from_this_host(platform)?;
-        let web = wait_running(&rest, &self.web, self.instances.into())?;
-        let client = wait_running(&rest, &self.client, 1)?.pop().context("no client")?;
-        Ok((web, client))
+        rest.add_instance(&self.client.id)?;
+        wait_running(&rest, &self.client, 1)?.pop().context("no client")
     }
 
     /// The client's last whole round, once there is one in which every instance answered.

@@ -11,6 +11,10 @@ use crate::facts::Facts;
 /// How much more often one instance may answer than another, in a round of 30.
 const SPREAD_MAX: u32 = 2;
 
+/// Below TCP's first retransmission of a lost packet, which comes after 200 ms, or after 1 s for
+/// a SYN; far above what anything here takes.
+const ANSWER_LIMIT_MS: f64 = 200.0;
+
 /// Says everything that is wrong, not only the first thing.
 pub(crate) fn check(facts: &Facts, workers: usize) -> Result<()> {
     let mut wrong = Vec::new();
@@ -43,6 +47,10 @@ pub(crate) fn check(facts: &Facts, workers: usize) -> Result<()> {
     must(*least > 0, format!("not every instance answered: {:?}", facts.tally));
     must(most - least <= SPREAD_MAX, format!("the spread is not even: {:?}", facts.tally));
     must(facts.tally.failed == 0, format!("connections failed: {:?}", facts.tally));
+    must(
+        facts.tally.slowest_ms < ANSWER_LIMIT_MS,
+        format!("a packet was lost or waited for: {:?}", facts.tally),
+    );
     let strangers = facts.tally.answers.values().sum::<u32>() - answers.iter().sum::<u32>();
     must(strangers == 0, format!("somebody else answered: {:?}", facts.tally));
 

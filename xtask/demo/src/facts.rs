@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
-use net_common::{Counter, ProgramCounter};
+use net_common::{Counter, DropReason, ProgramCounter};
 use net_maps::PinnedMaps;
 use xylem_tests::{inside::Inside, link, netns::netlink_here, platform::Platform};
 use xylem_types::{instance::InstanceStatus, job::JobInstance};
@@ -19,6 +19,8 @@ pub(crate) struct Facts {
     pub(crate) links: Vec<Link>,
     /// Of the programs on the client's worker.
     pub(crate) programs: Vec<(ProgramCounter, Counter)>,
+    /// Of all workers: worker, reason, packets.
+    pub(crate) drops: Vec<(String, DropReason, u64)>,
 }
 
 #[derive(Debug)]
@@ -69,7 +71,13 @@ pub(crate) fn gather(
 
     let bpffs = &platform.workers[client.worker].paths.bpffs_root;
     let programs = PinnedMaps::open(bpffs)?.program_counters()?;
-    Ok(Facts { web, client, tally, links, programs })
+    let mut drops = Vec::new();
+    for worker in &platform.workers {
+        let counted = PinnedMaps::open(&worker.paths.bpffs_root)?.drops()?;
+        let any = counted.into_iter().filter(|(_, counter)| counter.packets > 0);
+        drops.extend(any.map(|(reason, counter)| (worker.name.clone(), reason, counter.packets)));
+    }
+    Ok(Facts { web, client, tally, links, programs, drops })
 }
 
 /// Workers share one host name and are told apart by their underlay address.

@@ -89,8 +89,9 @@ fn run(
     progress.step("deploying the application");
     let application = Application::deploy(platform, cli.workers)?;
     progress.step("waiting until all instances run");
-    let (web, client) = application.wait_running(platform)?;
-    progress.step("waiting for the client's first rounds");
+    let web = application.wait_running(platform)?;
+    progress.step("starting a client and waiting for what it prints");
+    let client = application.start_client(platform)?;
     let tally = application.wait_tally(platform)?;
     progress.finish();
 

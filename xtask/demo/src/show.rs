@@ -55,6 +55,9 @@ pub(crate) fn facts(facts: &Facts) {
         ]);
     }
     println!("{table}");
+    for (worker, reason, packets) in &facts.drops {
+        println!("dropped on {worker}: {packets} packets, {}", reason.name());
+    }
 }
 
 /// Command lines that work as they are.
