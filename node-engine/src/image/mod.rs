@@ -46,6 +46,7 @@ pub struct Images {
     blobs: BlobStore,
     layers: Arc<LayerStore>,
     names: PathBuf,
+    temporary: PathBuf,
 }
 
 /// An image that is ready to run.
@@ -121,9 +122,10 @@ impl Images {
         let layers = LayerStore::open(layers, temporary.clone()).map_err(store_error(&content))?;
         Ok(Self {
             registries: Registries::new(options)?,
-            blobs: BlobStore::new(blobs, temporary),
+            blobs: BlobStore::new(blobs, temporary.clone()),
             layers: Arc::new(layers),
             names,
+            temporary,
         })
     }
 

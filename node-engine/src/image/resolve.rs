@@ -1,6 +1,9 @@
 //! From the name of an image to the manifest for this machine.
 
-use std::path::PathBuf;
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use oci_spec::image::{
     Arch, Descriptor, Digest, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os,
@@ -138,12 +141,19 @@ impl Images {
         let path = self.remembered_path(name);
         let text = serde_json::to_vec(&Remembered { name: name.to_owned(), digest })
             .expect("two strings can be written as JSON");
-        let write = async {
-            let temporary = path.with_extension("new");
-            tokio::fs::write(&temporary, text).await?;
-            tokio::fs::rename(&temporary, &path).await
-        };
-        write.await.map_err(|source| ImageError::Store { path: path.clone(), source })
+        // A file of its own for each writer: instances of one image start side by side.
+        let (folder, target) = (self.temporary.clone(), path.clone());
+        let write = tokio::task::spawn_blocking(move || -> io::Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            file.write_all(&text)?;
+            file.as_file().sync_all()?;
+            file.persist(target)?;
+            Ok(())
+        });
+        write
+            .await
+            .unwrap_or_else(|cancelled| Err(io::Error::other(cancelled)))
+            .map_err(|source| ImageError::Store { path, source })
     }
 
     async fn recall(&self, name: &str) -> Option<Vec<u8>> {
@@ -235,4 +245,23 @@ pub(super) fn diff_ids(
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::RegistryOptions;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn instances_of_one_image_may_start_side_by_side() {
+        // As `main` does; another test may have been first.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path().into(), RegistryOptions::default()).unwrap();
+        let writers = (0..64).map(|_| images.remember("registry/image:1", b"{}"));
+        for outcome in futures::future::join_all(writers).await {
+            outcome.unwrap();
+        }
+        assert_eq!(images.recall("registry/image:1").await.unwrap(), b"{}");
+    }
 }
