@@ -27,9 +27,10 @@ pub struct Settings {
     /// [default: /var/lib/xylem/node-engine]
     #[arg(long, env = "XYLEM_STATE_DIR", global = true)]
     pub state_dir: Option<PathBuf>,
-    /// Unix socket of the net manager; without it, instances have loopback only
+    /// Unix socket of the net manager; without it or when empty, instances have loopback only
+    // No `PathBuf`, which clap does not let be empty.
     #[arg(long, env = "XYLEM_NET_SOCKET", global = true)]
-    pub net_socket: Option<PathBuf>,
+    pub net_socket: Option<String>,
     /// Address at which peers and users reach this worker
     /// [default: the one that the cluster is reached from]
     #[arg(long, env = "XYLEM_NODE_ADDRESS", global = true)]
@@ -168,7 +169,7 @@ impl Config {
         Ok(Self {
             cluster_url,
             state_dir: state_dir.unwrap_or_else(|| DEFAULT_STATE_FOLDER.into()),
-            net_socket: net_socket.filter(|socket| !socket.as_os_str().is_empty()),
+            net_socket: net_socket.filter(|socket| !socket.is_empty()).map(PathBuf::from),
             node_address: first.node_address.or(file.node_address),
             tunnel_port: first.tunnel_port.or(file.tunnel_port).unwrap_or(DEFAULT_TUNNEL_PORT),
             cgroup_parent,

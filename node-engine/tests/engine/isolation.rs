@@ -16,7 +16,7 @@ async fn an_instance_has_the_usual_capabilities_and_no_way_to_more() {
         "unshare=268435456", // a user namespace
         "mknod=/disk",
         "mknod=/dev/disk",
-        "read=/proc/kcore",
+        "list=/sys/firmware",
         "write=/proc/sys/kernel/panic",
         "write=/sys/mark",
         "write=/mark",
@@ -40,7 +40,7 @@ async fn an_instance_has_the_usual_capabilities_and_no_way_to_more() {
         "NoNewPrivs:\t1\n",
         "Seccomp:\t2\n",
         "unshare -1\n",
-        "/proc/kcore: \n",
+        "/sys/firmware: []\n",
         "write /proc/sys/kernel/panic: Err(ReadOnlyFilesystem)\n",
         "write /sys/mark: Err(ReadOnlyFilesystem)\n",
         "write /mark: Ok(())\n",
@@ -78,15 +78,15 @@ async fn an_image_that_runs_the_workers_own_program_finds_it_read_only() {
     cluster.delete(&web).await;
     worker.nothing_left().await;
 
-    // The view that a shim runs from cannot be written, by root on the host neither.
+    // That would run, had the image a loader; the file that it would be is mounted read-only.
     let idle = Layout::of(&Recipe::new(&["say=up", "sleep"]));
     let web = deployment("idle", &idle.name());
     cluster.deploy(&web).await;
     worker.printed(&web, "up").await;
     for pid in worker.shims() {
-        let error =
-            std::fs::File::options().write(true).open(format!("/proc/{pid}/exe")).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{error}");
+        let exe = std::fs::File::open(format!("/proc/{pid}/exe")).unwrap();
+        let flags = nix::sys::statvfs::fstatvfs(&exe).unwrap().flags();
+        assert!(flags.contains(nix::sys::statvfs::FsFlags::ST_RDONLY), "{flags:?}");
     }
     cluster.delete(&web).await;
     worker.nothing_left().await;
@@ -131,13 +131,12 @@ async fn limits_are_enforced() {
     })
     .await;
     assert!((10.0..=40.0).contains(&percent), "a quarter of a CPU was allowed, {percent} % used");
-    let memory = eventually("memory use to be reported", || {
+    eventually("memory use to be reported", || {
         let all = cluster.resources();
         let usage = all.last()?.services.iter().find(|usage| usage.job_name == modest.job_name)?;
-        usage.memory_percent.parse::<f64>().ok()
+        usage.memory_percent.parse::<f64>().ok().filter(|percent| *percent > 0.05)
     })
     .await;
-    assert!(memory > 0.0, "{memory}");
 
     for command in [&greedy, &modest, &forking, &busy] {
         cluster.delete(command).await;

@@ -26,7 +26,7 @@ pub(crate) struct TestBroker {
 impl TestBroker {
     pub(crate) async fn start() -> Self {
         let inner = free_port();
-        std::thread::spawn(move || Broker::new(config(inner)).start());
+        std::thread::spawn(move || Broker::new(config(inner)).start().map_err(Box::new));
         eventually("the broker to listen", || {
             std::net::TcpStream::connect(("127.0.0.1", inner)).ok()
         })

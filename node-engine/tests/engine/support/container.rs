@@ -53,6 +53,7 @@ fn main() {
                     kept.push(vec![1; 1_000_000]);
                 }
                 println!("allocated {}", kept.len());
+                std::mem::forget(kept);
             }
             "forks" => {
                 let mut made = 0;

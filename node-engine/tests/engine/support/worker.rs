@@ -51,7 +51,11 @@ impl Worker {
             "--report-interval-ms=200".to_owned(),
             "--stop-grace-ms=2000".to_owned(),
         ];
-        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        for arg in args {
+            let key = arg.split_inclusive('=').next().unwrap();
+            all.retain(|known| !known.starts_with(key));
+            all.push((*arg).to_owned());
+        }
         Self { folder, args: all, engine: None, net }
     }
 
