@@ -25,7 +25,7 @@ fn an_instance_is_wired_when_deploy_answers_and_undeploy_leaves_nothing() {
         let links = host.links();
         manager.register().await;
 
-        let process = Process::start();
+        let process = Process::start().await;
         let deployed = manager.deploy(WEB, 0, &process).await;
         assert_eq!(deployed.ns_address.to_string(), "10.18.0.66");
         assert_eq!(deployed.ns_addressv6.unwrap().to_string(), "fc00::102");
@@ -54,6 +54,8 @@ fn an_instance_is_wired_when_deploy_answers_and_undeploy_leaves_nothing() {
 
         manager.undeploy(WEB, 0).await;
         manager.undeploy(WEB, 0).await;
+        let dropped: Vec<_> = host.maps().drops().unwrap();
+        assert!(dropped.iter().all(|(_, count)| count.packets == 0), "{dropped:?}");
         assert_eq!(host.interfaces().await, interfaces);
         assert_eq!(host.links(), links);
         assert!(host.maps().endpoints().unwrap().is_empty());
@@ -73,7 +75,7 @@ fn deploy_is_idempotent_for_a_process_and_moves_to_another() {
         cluster.declare(WEB, WEB_RR, &[(0, WEB_0)]);
         let manager = host.start().await;
         manager.register().await;
-        let (first, second) = (Process::start(), Process::start());
+        let (first, second) = (Process::start().await, Process::start().await);
         let deployed = manager.deploy(WEB, 0, &first).await;
         let before = host.netlink.get(&host.instance_interface().await).await.unwrap();
         assert_eq!(manager.deploy(WEB, 0, &first).await, deployed);
@@ -96,7 +98,7 @@ fn refusals_say_why_and_leave_nothing() {
         cluster.declare(WEB, WEB_RR, &[]);
         let manager = host.start().await;
         let interfaces = host.interfaces().await;
-        let process = Process::start();
+        let process = Process::start().await;
 
         let early = manager.try_deploy(WEB, 0, process.pid()).await;
         assert_eq!(early.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -134,7 +136,7 @@ fn a_full_subnet_is_refused_and_an_undeploy_makes_room() {
         cluster.declare(WEB, WEB_RR, &numbers);
         let manager = host.start().await;
         manager.register().await;
-        let processes: Vec<Process> = (0..62).map(|_| Process::start()).collect();
+        let processes = futures::future::join_all((0..62).map(|_| Process::start())).await;
         // At once, as a node engine does it after a restart.
         let deployments = (0..61).zip(&processes).map(|(n, p)| manager.deploy(WEB, n, p));
         let mut addresses: Vec<_> =
@@ -162,7 +164,7 @@ fn a_net_manager_takes_over_what_the_one_before_left() {
         cluster.declare(WEB, WEB_RR, &[(0, WEB_0), (1, [10, 30, 0, 3])]);
         let manager = host.start().await;
         manager.register().await;
-        let process = Process::start();
+        let process = Process::start().await;
         let deployed = manager.deploy(WEB, 0, &process).await;
         let before = snapshot(&host).await;
         manager.kill().await;
@@ -171,7 +173,7 @@ fn a_net_manager_takes_over_what_the_one_before_left() {
         let manager = host.start().await;
         assert_eq!(snapshot(&host).await, before);
         assert_eq!(manager.deploy(WEB, 0, &process).await, deployed, "it is known again");
-        let other = Process::start();
+        let other = Process::start().await;
         let second = manager.deploy(WEB, 1, &other).await;
         assert_ne!(second.ns_address, deployed.ns_address, "its address is taken");
         manager.undeploy(WEB, 1).await;
@@ -189,7 +191,7 @@ fn what_was_half_done_is_finished_at_the_start() {
         let manager = host.start().await;
         let (interfaces, links) = (host.interfaces().await, host.links());
         manager.register().await;
-        let (undeployed, died) = (Process::start(), Process::start());
+        let (undeployed, died) = (Process::start().await, Process::start().await);
         manager.deploy(WEB, 0, &undeployed).await;
         manager.deploy(WEB, 1, &died).await;
         manager.kill().await;
@@ -236,7 +238,7 @@ fn one_data_path_has_one_net_manager_and_purge_leaves_nothing() {
         cluster.declare(WEB, WEB_RR, &[(0, WEB_0)]);
         let manager = host.start().await;
         manager.register().await;
-        let process = Process::start();
+        let process = Process::start().await;
         manager.deploy(WEB, 0, &process).await;
         let stop = tokio_util::sync::CancellationToken::new();
         let second = net_manager::daemon::start::run(host.config(), stop).await.unwrap_err();
@@ -301,7 +303,7 @@ fn the_worker_goes_on_after_a_restart_without_being_registered_again() {
         cluster.declare(WEB, WEB_RR, &[(0, WEB_0)]);
         let manager = host.start().await;
         manager.register().await;
-        let process = Process::start();
+        let process = Process::start().await;
         manager.deploy(WEB, 0, &process).await;
         manager.stop().await;
         cluster.state.lock().unwrap().services.get_mut(WEB).unwrap().deployed.clear();

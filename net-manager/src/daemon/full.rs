@@ -4,20 +4,19 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tracing::warn;
 
-const LOG_EVERY: Duration = Duration::from_secs(60);
+use super::gate::Gate;
 
 /// Writes that found no room, by map.
 #[derive(Debug, Default)]
 pub(super) struct FullMaps {
     counts: BTreeMap<&'static str, u64>,
-    logged: Option<Duration>,
+    gate: Gate,
 }
 
 impl FullMaps {
     pub(super) fn count(&mut self, map: &'static str, now: Duration) {
         *self.counts.entry(map).or_default() += 1;
-        if self.logged.is_none_or(|logged| now.saturating_sub(logged) >= LOG_EVERY) {
-            self.logged = Some(now);
+        if self.gate.pass(now).is_some() {
             warn!(
                 counts = ?self.counts,
                 "a map is full, some services cannot be reached: raise its size \

@@ -12,6 +12,7 @@
 
 pub mod command;
 mod full;
+mod gate;
 pub mod instances;
 mod node;
 pub mod purge;
@@ -51,6 +52,7 @@ use crate::{
 };
 use command::{Command, NotAttached};
 use full::FullMaps;
+use gate::Gate;
 use state::State;
 
 /// Inputs taken together before the maps are written, so that a burst costs one plan.
@@ -78,6 +80,8 @@ pub struct Daemon {
     mqtt_port: u16,
     session: Option<Session>,
     full: FullMaps,
+    lost_packets: Gate,
+    failed_writes: Gate,
     /// Who waits for an instance's own address.
     unnamed: Vec<(Name, u32, oneshot::Sender<()>)>,
     replies: Vec<Reply>,
@@ -256,7 +260,7 @@ impl Daemon {
             }
         }
         self.worker.drop_idle(now);
-        if self.incomplete {
+        if std::mem::take(&mut self.incomplete) {
             self.worker.translation_mut().unsettle(&self.held);
         }
         self.sweeper.start_if_due();
@@ -295,15 +299,17 @@ impl Daemon {
         for map in &applied.full {
             self.full.count(map, clock::now());
         }
-        if let Some(failure) = &applied.failure {
-            error!(error = %Chain(failure), "a write to the maps failed, will retry");
+        match &applied.failure {
+            // What found no room is not referred to, so freed ids are free; it is tried again
+            // with the next tick.
+            None => self.worker.translation_mut().settle(),
+            Some(failure) => {
+                if let Some(count) = self.failed_writes.pass(clock::now()) {
+                    error!(count, error = %Chain(failure), "writes to the maps fail, will retry");
+                }
+            }
         }
-        if applied.is_complete() {
-            self.worker.translation_mut().settle();
-            self.incomplete = false;
-        } else {
-            self.incomplete = true;
-        }
+        self.incomplete |= !applied.is_complete();
         self.reply();
         for effect in self.worker.take_effects() {
             self.perform(effect);
@@ -364,7 +370,11 @@ impl Daemon {
             Effect::SendOn(packet) => match self.injector.send(&packet.frame) {
                 Ok(()) => {}
                 Err(error @ InjectError::Malformed(_)) => debug!(%error, "a packet is dropped"),
-                Err(error) => warn!(error = %Chain(&error), "a parked packet is lost"),
+                Err(error) => {
+                    if let Some(count) = self.lost_packets.pass(clock::now()) {
+                        warn!(count, error = %Chain(&error), "parked packets are lost");
+                    }
+                }
             },
             Effect::Remember(subnet) => {
                 if let Err(error) = self.state.set_subnet(Some(subnet)) {

@@ -22,6 +22,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{debug, info, warn};
 use xylem_types::mqtt::{InterestRemove, NetDeployed, SubnetRequest, TableQuery, topic};
 
+use crate::chain::Chain;
 pub use incoming::Message;
 
 /// Requests that may wait for the broker. Ten thousand interests are asked for at once after a
@@ -68,6 +69,8 @@ struct Subscriptions {
     followed: BTreeSet<Name>,
     /// The subscriptions of the connection that there is now are on their way.
     made: bool,
+    /// Messages were lost since.
+    overflown: bool,
 }
 
 /// A session that connects, and connects again, until it is dropped.
@@ -112,19 +115,26 @@ impl Session {
     /// Says something, if the cluster is there to hear it: after each connect everything is said
     /// anew. What a full outbox cannot take is lost, like what a broker loses.
     pub fn send(&self, message: &ToCluster) {
-        if !lock(&self.subscriptions).made {
+        let mut subscriptions = lock(&self.subscriptions);
+        if !subscriptions.made {
             return;
         }
         let id = &self.broker.worker_id;
-        match message {
+        let sent = match message {
             ToCluster::Subnet(request) => self.publish(topic::subnet(id), request),
             ToCluster::Query(query) => self.publish(topic::tablequery_request(id), query),
             ToCluster::Deployed(report) => self.publish(topic::service_deployed(id), report),
             ToCluster::Undeployed(report) => self.publish(topic::service_undeployed(id), report),
             ToCluster::RemoveInterest(interest) => {
-                self.publish(topic::interest_remove(id), interest);
+                self.publish(topic::interest_remove(id), interest)
             }
+        };
+        if let Err(error) = &sent
+            && !subscriptions.overflown
+        {
+            warn!(error = %Chain(error), "messages to the cluster are lost");
         }
+        subscriptions.overflown = sent.is_err();
     }
 
     /// Listens for changes of a service, also after every reconnect.
@@ -148,18 +158,24 @@ impl Session {
         }
     }
 
-    fn publish<T: Serialize>(&self, topic: String, payload: &T) {
-        let payload = match serde_json::to_vec(payload) {
-            Ok(payload) => payload,
-            Err(error) => {
-                warn!(topic, %error, "a message cannot be encoded");
-                return;
-            }
-        };
+    fn publish<T: Serialize>(&self, topic: String, payload: &T) -> Result<(), Unsent> {
+        let payload = serde_json::to_vec(payload)?;
         debug!(topic, "to the cluster");
-        if let Err(error) = self.client.try_publish(&topic, QoS::AtLeastOnce, false, payload) {
-            warn!(topic, %error, "a message to the cluster is lost: the outbox is full");
-        }
+        Ok(self.client.try_publish(topic, QoS::AtLeastOnce, false, payload)?)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Unsent {
+    #[error("a message cannot be encoded")]
+    Encode(#[from] serde_json::Error),
+    #[error("the outbox is full")]
+    Full(#[from] Box<rumqttc::ClientError>),
+}
+
+impl From<rumqttc::ClientError> for Unsent {
+    fn from(error: rumqttc::ClientError) -> Self {
+        Self::Full(Box::new(error))
     }
 }
 

@@ -240,5 +240,9 @@ fn start_broker() {
         v4: Some(HashMap::from([("1".to_owned(), server)])),
         ..rumqttd::Config::default()
     };
-    thread::spawn(move || rumqttd::Broker::new(config).start());
+    thread::spawn(move || {
+        if let Err(error) = rumqttd::Broker::new(config).start() {
+            panic!("the broker ended: {error}");
+        }
+    });
 }

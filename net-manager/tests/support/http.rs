@@ -56,10 +56,14 @@ impl NetManager {
 
     /// Registers with the test's broker.
     pub async fn register(&self) {
+        self.register_at(cluster::PORT).await;
+    }
+
+    pub async fn register_at(&self, port: u16) {
         let request = RegisterRequest {
             client_id: cluster::WORKER.into(),
             cluster_address: "127.0.0.1".into(),
-            mqtt_port: Some(cluster::PORT),
+            mqtt_port: Some(port),
         };
         assert_eq!(self.post("/register", &request).await.status, StatusCode::OK);
     }

@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod http;
 pub mod process;
+pub mod proxy;
 
 use std::{
     fs,
@@ -102,8 +103,12 @@ impl Host {
 
     /// Starts a net manager and waits until it answers.
     pub async fn start(&self) -> NetManager {
+        self.start_with(self.config()).await
+    }
+
+    pub async fn start_with(&self, config: Config) -> NetManager {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(start::run(self.config(), stop.clone()));
+        let task = tokio::spawn(start::run(config, stop.clone()));
         let mut manager = NetManager { stop, task: Some(task), socket: self.socket() };
         let started = Instant::now();
         while manager.status().await.is_err() {

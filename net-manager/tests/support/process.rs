@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns};
 pub struct Process(Child);
 
 impl Process {
-    pub fn start() -> Self {
+    pub async fn start() -> Self {
         let child = Command::new("unshare")
             .args(["--net", "sleep", "1000"])
             .stdin(Stdio::null())
@@ -25,7 +25,7 @@ impl Process {
         let started = Instant::now();
         while fs::read_link(process.netns()).is_ok_and(|theirs| theirs == ours) {
             assert!(started.elapsed() < Duration::from_secs(5), "it stays in our namespace");
-            thread::sleep(Duration::from_millis(1));
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         process
     }

@@ -1,6 +1,9 @@
 //! What an answer changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use net_common::{Addr, Instance, Policy, Service};
 use net_maps::Name;
@@ -82,7 +85,8 @@ impl Translation {
         let placed = match (self.local_instance(name, number), view.location) {
             // What runs here is known better here than anywhere.
             (Some(local), _) => local.instance,
-            (None, Some(location)) if location.node != self.me => self.remote(location)?,
+            (None, Some(location)) if !self.is_here(location) => self.remote(location)?,
+            // It ran here and is gone, or the answer is ahead of its deployment.
             (None, _) => return Ok(false),
         };
         // An instance keeps its instance IP for life, so an answer without it takes nothing away.
@@ -98,6 +102,15 @@ impl Translation {
             },
         )?;
         Ok(true)
+    }
+
+    /// Behind a NAT, the cluster may see this node at another address than it has.
+    fn is_here(&self, location: Location) -> bool {
+        let in_subnet = match (self.subnet, location.namespace_ip_v4.to_ip()) {
+            (Some(subnet), IpAddr::V4(ip)) => subnet.contains(ip),
+            _ => false,
+        };
+        in_subnet || location.node == self.me
     }
 
     fn remote(&mut self, location: Location) -> Result<Instance, MapFull> {

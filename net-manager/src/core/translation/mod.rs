@@ -21,6 +21,7 @@ use net_maps::Name;
 
 use super::{
     ids::{Ids, NoIdLeft},
+    ipam::Subnet,
     tables::{InstanceId, NodeId, PeerAddr, Slot, Tables, absent, is_present},
 };
 
@@ -106,6 +107,7 @@ pub struct Translation {
     /// What an unannounced host runs: Oakestra's proxy, unless the cluster announces peers.
     unannounced: NodeKind,
     me: PeerAddr,
+    subnet: Option<Subnet>,
 }
 
 impl Translation {
@@ -124,15 +126,15 @@ impl Translation {
             announced: BTreeSet::new(),
             unannounced: NodeKind::Oakestra,
             me,
+            subnet: None,
         };
-        translation.set_me(me);
+        translation.desired.nodes.set(0, nodes::node(me, NodeKind::Xylem));
         translation
     }
 
-    /// Where this node's own tunnel ends.
-    pub fn set_me(&mut self, me: PeerAddr) {
-        self.me = me;
-        self.desired.nodes.set(0, nodes::node(me, NodeKind::Xylem));
+    /// The namespace IPs of this node, or that it has none yet.
+    pub fn set_subnet(&mut self, subnet: Option<Subnet>) {
+        self.subnet = subnet;
     }
 
     pub fn desired(&self) -> &Tables {

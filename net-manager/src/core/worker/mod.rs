@@ -4,6 +4,9 @@
 //! the maps to [`Worker::translation`]'s desired contents first and then carries the effects out
 //! in order, so that a packet sent on, or an announcement, never runs ahead of the maps.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use net_common::{Addr, EventKind};
@@ -19,7 +22,6 @@ use super::{
     interests::Interests,
     ipam::{BadGrant, Ipam, Lease, Subnet, SubnetFull},
     parking::{Awaited, Limits, Packet, Parked, Parking},
-    tables::PeerAddr,
     translation::{LocalInstance, MapFull, Translation},
 };
 
@@ -277,6 +279,7 @@ impl Worker {
     pub fn forget_subnet(&mut self) {
         self.ipam = None;
         self.refusal = None;
+        self.translation.set_subnet(None);
     }
 
     /// Addresses for an instance that is about to be attached.
@@ -369,6 +372,7 @@ impl Worker {
             }
         });
         self.ipam = Some(Ipam::new(subnet, taken));
+        self.translation.set_subnet(Some(subnet));
     }
 
     fn interest(&mut self, name: Name, now: Duration) {
@@ -439,11 +443,6 @@ impl Worker {
             host_ip: self.me.host_ip.to_string(),
             host_port: self.me.host_port,
         }
-    }
-
-    /// Where this node's tunnel ends.
-    pub fn me(&self) -> PeerAddr {
-        PeerAddr { addr: self.me.host_ip.into(), port: self.me.host_port }
     }
 }
 

@@ -1,0 +1,213 @@
+//! What a worker does about what it is told, in words of the wire.
+
+use std::net::Ipv4Addr;
+
+use xylem_types::mqtt::{InstanceEntry, IpType, ServiceAddress};
+
+use super::*;
+use crate::core::{tables::PeerAddr, translation::Capacities};
+
+const NOW: Duration = Duration::from_secs(1000);
+const WEB: &str = "shop.prod.web.prod";
+
+fn me() -> TunnelEndpoint {
+    TunnelEndpoint { host_ip: Ipv4Addr::new(192, 0, 2, 1).into(), host_port: 50103 }
+}
+
+fn worker() -> Worker {
+    let addr = PeerAddr { addr: me().host_ip.into(), port: me().host_port };
+    let translation = Translation::new(addr, Capacities::default());
+    let subnet = Subnet::new([10, 18, 0, 64].into(), None);
+    Worker::new(me(), translation, Some(subnet), &Settings::default(), NOW)
+}
+
+fn name(text: &str) -> Name {
+    Name::try_from(text).unwrap()
+}
+
+fn addr(text: &str) -> Addr {
+    Addr::from(text.parse::<Ipv4Addr>().unwrap())
+}
+
+fn packet(n: u8) -> Packet {
+    Packet { src: addr("10.18.0.66"), frame: vec![n; 60].into() }
+}
+
+fn service_address(ip_type: IpType, address: &str) -> ServiceAddress {
+    ServiceAddress { ip_type, address: Some(address.parse().unwrap()), address_v6: None }
+}
+
+/// The service WEB at 10.30.0.1, with instance 0 (10.30.0.2) at this namespace IP and host.
+fn answer(query_key: &str, namespace_ip: &str, host_ip: &str) -> TableAnswer {
+    let rr = service_address(IpType::RoundRobin, "10.30.0.1");
+    let instance = InstanceEntry {
+        instance_number: 0,
+        namespace_ip: namespace_ip.into(),
+        namespace_ip_v6: String::new(),
+        host_ip: host_ip.into(),
+        host_port: 50103,
+        service_ip: vec![rr.clone(), service_address(IpType::Instance, "10.30.0.2")],
+    };
+    TableAnswer {
+        app_name: WEB.into(),
+        query_key: query_key.into(),
+        instance_list: vec![instance],
+        service_ip: vec![rr],
+    }
+}
+
+fn query_sip(sip: &str) -> Effect {
+    Effect::Query(TableQuery { sip: sip.into(), ..TableQuery::default() })
+}
+
+fn query_name() -> Effect {
+    Effect::Query(by_name(name(WEB)))
+}
+
+#[test]
+fn a_miss_asks_once_and_the_answer_sends_on_what_waited_for_any_address() {
+    let mut worker = worker();
+    worker.on_miss(EventKind::Miss, addr("10.30.0.1"), packet(1), NOW);
+    worker.on_miss(EventKind::Miss, addr("10.30.0.1"), packet(2), NOW);
+    worker.on_miss(EventKind::Miss, addr("10.30.0.2"), packet(3), NOW);
+    assert_eq!(worker.take_effects(), [query_sip("10.30.0.1"), query_sip("10.30.0.2")]);
+
+    worker.on_answer(&answer("10.30.0.1", "10.18.1.2", "192.0.2.2"), NOW);
+    let sent = [packet(1), packet(2), packet(3)].map(Effect::SendOn);
+    let effects = worker.take_effects();
+    assert_eq!(effects[0], Effect::Follow(name(WEB)));
+    assert_eq!(effects[1..], sent);
+
+    // One that missed before the maps were written is not asked for again.
+    worker.on_miss(EventKind::Miss, addr("10.30.0.1"), packet(4), NOW);
+    assert_eq!(worker.take_effects(), [Effect::SendOn(packet(4))]);
+}
+
+#[test]
+fn a_refused_address_returns_its_packets() {
+    let mut worker = worker();
+    worker.on_miss(EventKind::Miss, addr("10.30.0.9"), packet(1), NOW);
+    worker.take_effects();
+    let unknown = TableAnswer { query_key: "10.30.0.9".into(), ..TableAnswer::default() };
+    worker.on_answer(&unknown, NOW);
+    assert_eq!(worker.take_effects(), [Effect::SendOn(packet(1))]);
+
+    // So does an answer that does not lead there: the instance is not attached yet.
+    worker.on_miss(EventKind::Miss, addr("10.30.0.2"), packet(2), NOW);
+    worker.take_effects();
+    worker.on_answer(&answer("10.30.0.2", "", ""), NOW);
+    assert!(worker.take_effects().contains(&Effect::SendOn(packet(2))));
+    assert_eq!(worker.open_questions(), 0);
+}
+
+#[test]
+fn an_unnamed_sender_waits_for_its_own_name() {
+    let mut worker = worker();
+    let lease = worker.lease().unwrap();
+    worker.attach(name(WEB), 0, lease, 7, NOW).unwrap();
+    let effects = worker.take_effects();
+    assert!(matches!(&effects[..], [Effect::Follow(_), Effect::Deployed(_), Effect::Query(_)]));
+
+    worker.on_miss(EventKind::UnnamedSender, addr("10.30.5.5"), packet(1), NOW);
+    assert_eq!(worker.take_effects(), [query_name()]);
+    worker.on_answer(&answer(WEB, "10.18.0.66", "192.0.2.1"), NOW);
+    assert_eq!(worker.take_effects(), [Effect::SendOn(packet(1))]);
+    let local = worker.translation().local_instance(name(WEB), 0).unwrap();
+    assert_eq!(local.instance.instance_ip_v4, addr("10.30.0.2"));
+}
+
+#[test]
+fn a_reconnect_says_and_asks_everything_anew() {
+    let mut worker = worker();
+    let lease = worker.lease().unwrap();
+    worker.attach(name(WEB), 0, lease, 7, NOW).unwrap();
+    let lease = worker.lease().unwrap();
+    worker.attach(name("a.b.c.d"), 3, lease, 8, NOW).unwrap();
+    worker.detach(name("a.b.c.d"), 3, NOW).unwrap();
+    worker.on_miss(EventKind::Miss, addr("10.30.0.9"), packet(1), NOW);
+    worker.take_effects();
+
+    worker.on_connected();
+    let effects = worker.take_effects();
+    let Effect::RequestSubnet(request) = &effects[0] else { panic!("{effects:?}") };
+    assert_eq!(request.endpoint, Some(me()));
+    let gone = effects.iter().find_map(|effect| match effect {
+        Effect::Undeployed(report) => Some((report.appname.as_str(), report.instance_number)),
+        _ => None,
+    });
+    assert_eq!(gone, Some(("a.b.c.d", 3)), "it went while the cluster was away");
+    let there = effects.iter().filter(|effect| matches!(effect, Effect::Deployed(_))).count();
+    assert_eq!(there, 1);
+    for expected in [Effect::Follow(name(WEB)), query_name(), query_sip("10.30.0.9")] {
+        assert!(effects.contains(&expected), "no {expected:?} in {effects:?}");
+    }
+
+    worker.detach(name(WEB), 0, NOW).unwrap();
+    let effects = worker.take_effects();
+    assert!(matches!(&effects[..], [Effect::Undeployed(_)]), "{effects:?}");
+    worker.on_connected();
+    let again = worker.take_effects();
+    assert!(!again.iter().any(|effect| matches!(effect, Effect::Undeployed(_))), "{again:?}");
+}
+
+#[test]
+fn an_unused_service_is_forgotten_and_one_that_runs_here_is_not() {
+    let mut worker = worker();
+    let lease = worker.lease().unwrap();
+    worker.attach(name("a.b.c.d"), 0, lease, 7, NOW).unwrap();
+    worker.on_answer(&answer("10.30.0.1", "10.18.1.2", "192.0.2.2"), NOW);
+    worker.take_effects();
+
+    let later = NOW + Settings::default().interest_idle;
+    assert_eq!(worker.idle(later).len(), 2);
+    worker.used(name(WEB), later - Duration::from_secs(1));
+    worker.drop_idle(later);
+    assert_eq!(worker.take_effects(), []);
+
+    let later = later + Settings::default().interest_idle;
+    worker.drop_idle(later);
+    let removed = Effect::RemoveInterest(InterestRemove { appname: WEB.into() });
+    assert_eq!(worker.take_effects(), [removed, Effect::Unfollow(name(WEB))]);
+    assert!(!worker.translation().knows(name(WEB)));
+    assert!(worker.translation().knows(name("a.b.c.d")));
+    worker.on_update(name(WEB));
+    assert_eq!(worker.take_effects(), [Effect::Unfollow(name(WEB))], "a late message");
+}
+
+#[test]
+fn a_service_that_the_cluster_no_longer_knows_is_forgotten() {
+    let mut worker = worker();
+    worker.on_answer(&answer("10.30.0.1", "10.18.1.2", "192.0.2.2"), NOW);
+    worker.on_update(name(WEB));
+    worker.take_effects();
+    worker.on_answer(&TableAnswer { query_key: WEB.into(), ..TableAnswer::default() }, NOW);
+    assert!(!worker.translation().knows(name(WEB)));
+}
+
+#[test]
+fn an_answer_that_is_ahead_of_a_deployment_here_leads_nowhere_else() {
+    let mut worker = worker();
+    // Seen from outside, this node has its router's address.
+    worker.on_answer(&answer("10.30.0.1", "10.18.0.66", "198.51.100.7"), NOW);
+    assert!(worker.translation().desired().peers.is_empty());
+    assert!(worker.translation().desired().tables.is_empty());
+}
+
+#[test]
+fn without_a_subnet_the_reason_is_said() {
+    let addr = PeerAddr { addr: me().host_ip.into(), port: me().host_port };
+    let translation = Translation::new(addr, Capacities::default());
+    let mut worker = Worker::new(me(), translation, None, &Settings::default(), NOW);
+    assert_eq!(worker.lease(), Err(NoLease::NoSubnet));
+    let grant = SubnetGrant {
+        address: String::new(),
+        addressv6: String::new(),
+        error: Some("10.18.0.0/16 is used up".into()),
+    };
+    worker.on_grant(&grant);
+    let refusal = worker.lease().unwrap_err().to_string();
+    assert!(refusal.contains("used up"), "{refusal}");
+    worker.on_grant(&SubnetGrant { address: "10.18.3.0".into(), error: None, ..grant });
+    assert_eq!(worker.lease().unwrap().v4, Ipv4Addr::new(10, 18, 3, 2));
+    assert!(matches!(&worker.take_effects()[..], [Effect::Remember(_)]));
+}
