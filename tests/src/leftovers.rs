@@ -42,6 +42,8 @@ pub fn remove(name: &Name, state: Option<&Path>) -> Vec<Error> {
         note(unmount_below(folder));
     }
     note(remove_folder(&name.bpffs()));
+    // Others may have theirs in it.
+    name.bpffs().parent().map(fs::remove_dir);
     if state.is_none() {
         for folder in &folders {
             note(remove_folder(folder));

@@ -56,7 +56,8 @@ impl Topology {
         Self::build(prefix, workers, UNDERLAYS[0], None)
     }
 
-    /// Hosts whose hub can be reached from this host too, over a link called `ifname`.
+    /// Hosts whose hub can be reached from this host too, over a link called `ifname`, which
+    /// replaces one of that name.
     ///
     /// # Errors
     /// As [`Self::isolated`], and if this host has routes into every range that could be used.
@@ -127,6 +128,10 @@ fn connect_to_this_host(
 ) -> Result<()> {
     const IFNAME_AT_HUB: &str = "to-host";
     netlink_here(async |netlink| {
+        // The kernel takes a moment to end the namespace of an earlier hub, and this with it.
+        if link::index(&netlink, ifname).await.is_ok() {
+            link::remove(&netlink, ifname).await?;
+        }
         link::add_veth(&netlink, ifname, Peer { netns: hub, ifname: IFNAME_AT_HUB }).await?;
         link::bring_up(&netlink, ifname, here, 30).await
     })
