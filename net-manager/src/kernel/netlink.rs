@@ -3,18 +3,23 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, BorrowedFd},
+    time::Duration,
 };
 
 use futures::TryStreamExt;
 use netlink_packet_route::{
     AddressFamily,
     address::AddressAttribute,
-    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage},
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State},
     route::{RouteAttribute, RouteMessage},
 };
 use nix::errno::Errno;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
-use tokio::task::AbortHandle;
+use tokio::{task::AbortHandle, time::Instant};
+
+/// How long an interface may take from up to operational, which takes a millisecond or two.
+const CARRIER_PATIENCE: Duration = Duration::from_secs(5);
+const CARRIER_POLL: Duration = Duration::from_millis(1);
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -32,6 +37,8 @@ pub enum NetlinkError {
     },
     #[error("there is no interface {ifname}")]
     NoSuchInterface { ifname: String },
+    #[error("the interface {ifname} does not come up")]
+    StaysDown { ifname: String },
 }
 
 impl NetlinkError {
@@ -61,6 +68,8 @@ pub struct Link {
     /// Of a veth, the index of its other end.
     pub peer: Option<u32>,
     pub is_veth: bool,
+    /// Whether it takes packets; `up` alone does not say so.
+    pub is_operational: bool,
 }
 
 impl From<&LinkMessage> for Link {
@@ -74,6 +83,7 @@ impl From<&LinkMessage> for Link {
             alias: None,
             peer: None,
             is_veth: false,
+            is_operational: false,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -84,6 +94,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Group(group) => link.group = *group,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+                LinkAttribute::OperState(state) => link.is_operational = *state == State::Up,
                 LinkAttribute::Link(peer) => link.peer = Some(*peer),
                 LinkAttribute::LinkInfo(infos) => {
                     link.is_veth =
@@ -212,6 +223,25 @@ impl Netlink {
     /// It is gone, or the kernel refuses.
     pub async fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
         self.change(LinkUnspec::new_with_index(index).up().build(), "set up", index).await
+    }
+
+    /// Waits until an interface, whose other end is up as well, takes packets: the kernel makes
+    /// it so a moment after the carrier is there, and drops until then what is sent.
+    ///
+    /// # Errors
+    /// That does not happen, or the kernel refuses.
+    pub async fn wait_operational(&self, ifname: &str) -> Result<Link, NetlinkError> {
+        let started = Instant::now();
+        loop {
+            let link = self.get(ifname).await?;
+            if link.is_operational {
+                return Ok(link);
+            }
+            if started.elapsed() > CARRIER_PATIENCE {
+                return Err(NetlinkError::StaysDown { ifname: ifname.to_owned() });
+            }
+            tokio::time::sleep(CARRIER_POLL).await;
+        }
     }
 
     async fn change(

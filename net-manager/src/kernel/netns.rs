@@ -87,7 +87,8 @@ impl InstanceNamespace {
         Ok(Self { pid, file })
     }
 
-    /// Gives the instance its address, its route and its gateway.
+    /// Gives the instance its address, its route and its gateway. The other end of the pair is
+    /// up already, so that packets flow when this returns.
     ///
     /// # Errors
     /// The namespace cannot be entered, or the kernel refuses a change.
@@ -102,6 +103,7 @@ impl InstanceNamespace {
             netlink.set_up(link.index).await?;
             netlink.add_neighbour(link.index, GATEWAY, inside.gateway_mac).await?;
             netlink.add_default_route(link.index, GATEWAY).await?;
+            netlink.wait_operational(IFNAME).await?;
             Ok(())
         })
         .await
@@ -135,7 +137,7 @@ impl InstanceNamespace {
             setns(file, CloneFlags::CLONE_NEWNET)
                 .map_err(|error| NetnsError::Enter { pid, source: error.into() })?;
             let runtime =
-                runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+                runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
             runtime.block_on(work())
         };
         thread::Builder::new()

@@ -76,9 +76,9 @@ async fn finish(
     let link = netlink.get(name).await?;
     netlink.set_alias(link.index, &alias.to_string()).await?;
     netns::disable_ipv6(name);
-    namespace.set_up(Inside { address: lease.v4, gateway_mac: link.mac }).await?;
     netlink.set_up(link.index).await?;
-    Ok(link)
+    namespace.set_up(Inside { address: lease.v4, gateway_mac: link.mac }).await?;
+    Ok(netlink.wait_operational(name).await?)
 }
 
 /// Whether the veth pair whose host end is `ifindex` leads into the namespace of `pid`.
@@ -120,12 +120,11 @@ pub async fn injection_pair(
         let far = VethEnd { name: &taken, mac: far_mac, namespace: None };
         netlink.add_veth(&near, &far, INJECTION_MTU, data_path.group()).await?;
     }
-    let pair = (netlink.get(&written).await?, netlink.get(&taken).await?);
-    for link in [&pair.0, &pair.1] {
-        netns::disable_ipv6(&link.name);
-        netlink.set_up(link.index).await?;
+    for name in [&written, &taken] {
+        netns::disable_ipv6(name);
+        netlink.set_up(netlink.get(name).await?.index).await?;
     }
-    Ok(pair)
+    Ok((netlink.wait_operational(&written).await?, netlink.wait_operational(&taken).await?))
 }
 
 /// Removes that pair; done if it is gone.
