@@ -120,10 +120,9 @@ impl Instance {
         DeployCommand { generation: self.generation, ..self.placement.command.clone() }
     }
 
-    /// Whether it takes room on `worker`.
-    pub(super) fn occupies(&self, worker: &str) -> bool {
+    /// Whether it takes room on its worker.
+    pub(super) fn occupies(&self) -> bool {
         matches!(self.phase, Phase::Placed | Phase::Deleting { reported: false })
-            && self.worker.as_deref() == Some(worker)
     }
 
     /// Its place in the network, if it can be dialled there.

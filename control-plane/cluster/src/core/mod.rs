@@ -176,6 +176,8 @@ pub struct Cluster {
     queries: Queries,
     link: Link,
     broker_connected: bool,
+    /// Some worker may have to be told its peers.
+    peers_stale: bool,
     last_tick: Time,
     resources_due: Time,
     usage_due: Time,
@@ -198,6 +200,7 @@ impl Cluster {
             queries: Queries::default(),
             link: Link::default(),
             broker_connected: false,
+            peers_stale: true,
             last_tick: Time::ZERO,
             resources_due: Time::ZERO,
             usage_due: Time::ZERO,
@@ -223,6 +226,7 @@ impl Cluster {
     /// connected all the time are to ask again for whatever they hold an interest in.
     pub fn broker_connected(&mut self, now: Time) {
         self.broker_connected = true;
+        self.peers_stale = true;
         for job_name in self.services.keys() {
             let (job_name, change) = (job_name.clone(), UpdateKind::Deployment);
             self.effects.push(Effect::Mqtt(Message::Updates { job_name, change }));

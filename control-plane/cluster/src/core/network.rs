@@ -15,6 +15,7 @@ impl Cluster {
     pub(super) fn on_subnet_request(&mut self, id: &str, request: &SubnetRequest) {
         let worker = self.workers.get_mut(id).expect("heard just before");
         worker.live.peers_sent = None;
+        self.peers_stale = true;
         let moved = request.endpoint.is_some() && worker.endpoint != request.endpoint;
         if moved {
             worker.endpoint = request.endpoint;

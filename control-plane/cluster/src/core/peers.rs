@@ -19,9 +19,11 @@ impl Cluster {
     /// The new list for every worker whose peers are not what it was last told. Lost workers stay
     /// in it: that we do not hear one does not mean that others do not.
     pub(super) fn peer_updates(&mut self) -> Vec<Effect> {
-        if !self.broker_connected {
+        let changed = !self.touched.workers.is_empty() || self.touched.membership;
+        if !self.broker_connected || !(changed || self.peers_stale) {
             return Vec::new();
         }
+        self.peers_stale = false;
         let own = self.own_peers();
         let ours: BTreeSet<&str> = self.workers.keys().map(String::as_str).collect();
         let foreign: Vec<Peer> = self

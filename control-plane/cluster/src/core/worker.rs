@@ -1,6 +1,7 @@
 //! The workers: who they are, when they were last heard, how much room they have.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use xylem_types::{
     session::WorkerRoom,
 };
 
-use super::{Cluster, Time};
+use super::{Cluster, Instance, Time};
 use crate::message::{FromWorker, ToWorker};
 
 /// Ticks further apart than this mean that the cluster itself stood still.
@@ -193,6 +194,7 @@ impl Cluster {
         worker.live.hear(now);
         if !std::mem::replace(&mut worker.live.up_to_date, true) {
             worker.live.peers_sent = None;
+            self.peers_stale = true;
             self.repeat_commands(id, now);
         }
         true
@@ -296,35 +298,19 @@ impl Cluster {
 
     /// The room on every active worker, after reservations.
     pub(super) fn rooms(&self) -> Vec<WorkerRoom> {
-        let mut rooms: Vec<(WorkerRoom, f64)> = self
+        let mut rooms: BTreeMap<&str, Room> = self
             .workers
             .iter()
             .filter(|(_, worker)| worker.active())
-            .map(|(id, worker)| (full_room(id, worker), worker.node.memory))
+            .map(|(id, worker)| (id.as_str(), Room::new(id, worker)))
             .collect();
-        for instance in self.instances.values() {
-            let Some((room, available)) =
-                rooms.iter_mut().find(|(room, _)| instance.occupies(&room.worker_id))
-            else {
-                continue;
-            };
-            let command = &instance.placement.command;
-            room.free_vcpus -= command.vcpus;
-            room.free_memory -= command.memory as f64;
-            room.free_vgpus = room.free_vgpus.saturating_sub(instance.placement.vgpus);
-            room.instances += 1;
-            // One that runs has its memory, so what is available no longer includes it.
-            if instance.live.running_since.is_none() {
-                *available -= command.memory as f64;
+        for instance in self.instances.values().filter(|instance| instance.occupies()) {
+            let room = instance.worker.as_ref().and_then(|id| rooms.get_mut(id.as_str()));
+            if let Some(room) = room {
+                room.take(instance);
             }
         }
-        rooms
-            .into_iter()
-            .map(|(mut room, available)| {
-                room.free_memory = room.free_memory.min(available);
-                room
-            })
-            .collect()
+        rooms.into_values().map(Room::left).collect()
     }
 
     pub fn workers(&self) -> impl Iterator<Item = (&String, &Worker, bool)> {
@@ -332,23 +318,50 @@ impl Cluster {
     }
 }
 
-/// The room on a worker without instances.
-fn full_room(id: &str, worker: &Worker) -> WorkerRoom {
-    let node = &worker.node;
-    let total_memory = worker.total_memory();
-    WorkerRoom {
-        worker_id: id.to_owned(),
-        name: node.host.clone(),
-        free_vcpus: f64::from(node.vcpus),
-        free_memory: total_memory,
-        free_vgpus: node.vgpus,
-        total_vcpus: f64::from(node.vcpus),
-        total_memory,
-        instances: 0,
-        cpu_percent: node.cpu_percent,
-        memory_percent: node.memory_percent,
-        architecture: node.architecture.clone(),
-        virtualization: node.virtualization.clone(),
-        csi_drivers: node.csi_drivers.iter().map(|d| d.csi_driver_name.clone()).collect(),
+/// The room on a worker, while instances are counted against it.
+struct Room {
+    left: WorkerRoom,
+    /// MB, as the worker says, less what its instances have yet to take.
+    available: f64,
+}
+
+impl Room {
+    fn new(id: &str, worker: &Worker) -> Self {
+        let node = &worker.node;
+        let total_memory = worker.total_memory();
+        let left = WorkerRoom {
+            worker_id: id.to_owned(),
+            name: node.host.clone(),
+            free_vcpus: f64::from(node.vcpus),
+            free_memory: total_memory,
+            free_vgpus: node.vgpus,
+            total_vcpus: f64::from(node.vcpus),
+            total_memory,
+            instances: 0,
+            cpu_percent: node.cpu_percent,
+            memory_percent: node.memory_percent,
+            architecture: node.architecture.clone(),
+            virtualization: node.virtualization.clone(),
+            csi_drivers: node.csi_drivers.iter().map(|d| d.csi_driver_name.clone()).collect(),
+        };
+        Self { left, available: node.memory }
+    }
+
+    fn take(&mut self, instance: &Instance) {
+        let command = &instance.placement.command;
+        let memory = command.memory as f64;
+        self.left.free_vcpus -= command.vcpus;
+        self.left.free_memory -= memory;
+        self.left.free_vgpus = self.left.free_vgpus.saturating_sub(instance.placement.vgpus);
+        self.left.instances += 1;
+        // One that runs has its memory, so what is available no longer includes it.
+        if instance.live.running_since.is_none() {
+            self.available -= memory;
+        }
+    }
+
+    fn left(mut self) -> WorkerRoom {
+        self.left.free_memory = self.left.free_memory.min(self.available);
+        self.left
     }
 }

@@ -1,5 +1,6 @@
 //! The core under scenarios and under arbitrary faults, with time and every message in hand.
 
+mod interests;
 mod network;
 mod placement;
 mod simulation;
