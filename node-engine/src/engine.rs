@@ -71,7 +71,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), EngineEr
     let identity = Identity {
         id: state.id().to_string(),
         name: config.node_name.clone(),
-        address: config.node_address.map(|address| address.to_string()).unwrap_or_default(),
+        address: config
+            .node_address
+            .or_else(|| cluster.own_address())
+            .map(|address| address.to_string())
+            .unwrap_or_default(),
         tunnel_port: config.tunnel_port,
     };
     tracing::info!(worker.id = identity.id, cluster.url = %config.cluster_url, "starting");

@@ -78,7 +78,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("no runtime")?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         if let Some(Command::Purge) = cli.command {
             let removed = purge::purge(&config).await?;
             tracing::info!(instances = removed, "purged");
@@ -96,5 +96,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             asked.cancel();
         });
         Ok(engine::run(config, stop).await?)
-    })
+    });
+    // An image half unpacked is not waited for; the next engine begins it anew.
+    runtime.shutdown_background();
+    result
 }

@@ -25,6 +25,8 @@ impl NetApi {
         let client = reqwest::Client::builder()
             .unix_socket(socket.clone())
             .no_proxy()
+            // No TLS here, so the machine's certificates need not be read.
+            .tls_certs_only([])
             .timeout(TIMEOUT)
             .pool_max_idle_per_host(0)
             .build()?;

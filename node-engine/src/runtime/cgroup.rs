@@ -173,12 +173,15 @@ impl Cgroup {
         Ok(processes)
     }
 
-    /// Removes the group's parent where it is empty.
-    pub fn remove_parent(&self) {
-        let Some(parent) = self.path.parent() else { return };
-        for root in self.hierarchies.roots().filter(|_| parent != Path::new("/")) {
-            // Not empty, or not there: both are fine.
-            let _ = std::fs::remove_dir(below(root, parent));
+    /// Removes the groups above it that have become empty.
+    pub fn remove_empty_parents(&self) {
+        for root in self.hierarchies.roots() {
+            for parent in self.path.ancestors().skip(1).filter(|path| path.parent().is_some()) {
+                if std::fs::remove_dir(below(root, parent)).is_err() {
+                    // In use, or not there.
+                    break;
+                }
+            }
         }
     }
 

@@ -1,6 +1,10 @@
 //! Registration with the cluster.
 
-use std::time::Duration;
+use std::{
+    io,
+    net::{IpAddr, UdpSocket},
+    time::Duration,
+};
 
 use url::Url;
 use xylem_types::node::{Node, Registered};
@@ -58,9 +62,16 @@ impl Cluster {
         host.trim_start_matches('[').trim_end_matches(']').to_owned()
     }
 
-    /// The port of the HTTP interface.
-    pub fn port(&self) -> u16 {
-        self.url.port_or_known_default().unwrap_or_default()
+    /// The address that this machine has towards the cluster; `None` without a route.
+    pub fn own_address(&self) -> Option<IpAddr> {
+        let port = self.url.port_or_known_default().unwrap_or_default();
+        // Connecting a UDP socket asks the kernel for the route and sends nothing.
+        let ask = |any: &str| -> io::Result<IpAddr> {
+            let socket = UdpSocket::bind(any)?;
+            socket.connect((self.host().as_str(), port))?;
+            Ok(socket.local_addr()?.ip())
+        };
+        ask("0.0.0.0:0").or_else(|_| ask("[::]:0")).ok()
     }
 
     /// # Errors

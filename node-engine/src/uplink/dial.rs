@@ -111,19 +111,10 @@ impl Dialer {
     fn current_identity(&self) -> Identity {
         let mut identity = self.identity.clone();
         if identity.address.is_empty() {
-            identity.address = self.own_address().map(|ip| ip.to_string()).unwrap_or_default();
+            let own = self.cluster.own_address();
+            identity.address = own.map(|ip| ip.to_string()).unwrap_or_default();
         }
         identity
-    }
-
-    fn own_address(&self) -> Option<std::net::IpAddr> {
-        // Connecting a UDP socket asks the kernel for the route and sends nothing.
-        let ask = |any: &str| -> std::io::Result<std::net::IpAddr> {
-            let socket = std::net::UdpSocket::bind(any)?;
-            socket.connect((self.cluster.host().as_str(), self.cluster.port()))?;
-            Ok(socket.local_addr()?.ip())
-        };
-        ask("0.0.0.0:0").or_else(|_| ask("[::]:0")).ok()
     }
 
     /// One broker for as long as it is the one; returns when a registration names another.

@@ -248,6 +248,15 @@ async fn instances_find_what_image_and_deployment_say() {
 async fn many_instances_start_at_a_time_and_share_one_image() {
     let (cluster, layout) = (TestCluster::start().await, Layout::of(&Recipe::new(FOREVER)));
     let worker = Worker::start(&cluster);
+    // Warm: the image is there.
+    for generation in 1..=3 {
+        let first = DeployCommand { generation, ..deployment("first", &layout.name()) };
+        cluster.deploy(&first).await;
+        cluster.reported(&first, InstanceStatus::Running).await;
+    }
+    let warm = worker.times("status=CREATING", "status=RUNNING");
+    println!("from command to running, ms: {warm:?}");
+    cluster.delete(&DeployCommand { generation: 3, ..deployment("first", &layout.name()) }).await;
     let all: Vec<_> = (0..10)
         .map(|n| DeployCommand { instance_number: n, ..deployment("web", &layout.name()) })
         .collect();

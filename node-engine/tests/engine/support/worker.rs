@@ -131,6 +131,26 @@ impl Worker {
         fs::read_to_string(self.folder.path().join("engine.log")).unwrap_or_default()
     }
 
+    /// Milliseconds from each log line with the one text to the next with the other.
+    pub(crate) fn times(&self, from: &str, to: &str) -> Vec<i64> {
+        // 2026-01-31T23:59:59.123456Z; a test does not run over midnight often.
+        let at = |line: &str| {
+            let part = |range: std::ops::Range<usize>| line[range].parse::<i64>().unwrap();
+            ((part(11..13) * 60 + part(14..16)) * 60 + part(17..19)) * 1000 + part(20..23)
+        };
+        let (mut times, mut begun) = (vec![], None);
+        for line in self.log().lines() {
+            if line.contains(from) {
+                begun = Some(at(line));
+            } else if line.contains(to)
+                && let Some(begun) = begun.take()
+            {
+                times.push(at(line) - begun);
+            }
+        }
+        times
+    }
+
     /// Process ids of this worker's shims.
     pub(crate) fn shims(&self) -> Vec<i32> {
         let state = self.state().display().to_string();
