@@ -38,7 +38,7 @@ pub struct Settings {
     /// UDP port of the net manager's tunnel [default: 50103]
     #[arg(long, env = "XYLEM_TUNNEL_PORT", global = true)]
     pub tunnel_port: Option<u16>,
-    /// Control group below which instances get theirs [default: /xylem/WORKER-ID]
+    /// Control group below which instances get theirs [default: /xylem-WORKER-ID]
     #[arg(long, env = "XYLEM_CGROUP_PARENT", global = true)]
     pub cgroup_parent: Option<PathBuf>,
     /// Name of this worker [default: the host name]
@@ -64,6 +64,9 @@ pub struct Settings {
     /// Images fetched at a time [default: 4]
     #[arg(long, env = "XYLEM_CONCURRENT_IMAGES", global = true)]
     pub concurrent_images: Option<usize>,
+    /// Hours after which an image that no instance uses is removed [default: 168]
+    #[arg(long, env = "XYLEM_IMAGE_RETENTION_HOURS", global = true)]
+    pub image_retention_hours: Option<u64>,
     /// Processes that an instance may have; 0 = any number [default: 4096]
     #[arg(long, env = "XYLEM_INSTANCE_PROCESSES_MAX", global = true)]
     pub instance_processes_max: Option<u64>,
@@ -88,6 +91,7 @@ pub struct Config {
     pub report_interval: Duration,
     pub timing: Timing,
     pub concurrent_images: usize,
+    pub image_retention: Duration,
     pub instance_processes_max: u64,
     pub instance_log_bytes_max: u64,
 }
@@ -159,6 +163,12 @@ impl Config {
         } else {
             first.insecure_registry
         };
+        let retention = first.image_retention_hours.or(file.image_retention_hours);
+        let retention_hours = retention.unwrap_or(168);
+        if retention_hours == 0 {
+            // Images of deployments under way must never be old enough.
+            return Err(ConfigError::Zero("image-retention-hours"));
+        }
         let attach = first.attach_timeout_ms.or(file.attach_timeout_ms).unwrap_or(60_000);
         let grace = first.stop_grace_ms.or(file.stop_grace_ms).unwrap_or(10_000);
         let fallback = first.registry_http_fallback.or(file.registry_http_fallback);
@@ -182,14 +192,16 @@ impl Config {
                 stop_grace: millis(grace),
             },
             concurrent_images,
+            image_retention: Duration::from_secs(retention_hours.saturating_mul(3600)),
             instance_processes_max: processes_max.unwrap_or(4096),
             instance_log_bytes_max: log_bytes_max.unwrap_or(4 << 20),
         })
     }
 
-    /// Where the instances' control groups are.
+    /// Where the instances' control groups are. By default no worker shares it with another, so
+    /// that removing it disturbs nobody.
     pub fn cgroup_parent(&self, worker: &uuid::Uuid) -> PathBuf {
-        let default = || Path::new("/xylem").join(worker.to_string());
+        let default = || PathBuf::from(format!("/xylem-{worker}"));
         self.cgroup_parent.clone().unwrap_or_else(default)
     }
 }
@@ -236,6 +248,7 @@ mod tests {
             "cgroup-parent = \"/a/../b\"",
             "report-interval-ms = 0",
             "concurrent-images = 0",
+            "image-retention-hours = 0",
         ] {
             assert!(Config::resolve(Settings::default(), file(text), "h").is_err(), "{text}");
         }

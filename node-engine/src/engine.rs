@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -18,13 +18,13 @@ use xylem_types::net_api::RegisterRequest;
 use crate::{
     chain::Chain,
     config::Config,
-    image::{ImageError, Images},
+    image::{ImageError, Images, sweep::Needs},
     net_api::NetApi,
     resources::{
         instances::{Meter, Running},
         machine::{Identity, Machine},
     },
-    runtime::cgroup::Hierarchies,
+    runtime::{bundle::Bundle, cgroup::Hierarchies, folder::InstanceFolder},
     state_folder::{StateFolder, StateFolderError},
     supervisor::{Parts, Settings, Supervisor},
     uplink::{
@@ -42,6 +42,8 @@ const OUTGOING: usize = 256;
 
 /// A net manager that restarted is told again who this worker is within this time.
 const NET_REGISTER_EVERY: Duration = Duration::from_secs(3);
+
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -65,7 +67,8 @@ pub enum EngineError {
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), EngineError> {
     let state = StateFolder::open(&config.state_dir)?;
     let hierarchies = Hierarchies::detect().map_err(EngineError::Cgroups)?;
-    let images = Images::open(state.content(), config.registries.clone())?;
+    let images = Arc::new(Images::open(state.content(), config.registries.clone())?);
+    let instances = state.instances_folder();
     let cluster = Cluster::new(config.cluster_url.clone()).map_err(EngineError::Http)?;
     let net = config.net_socket.clone().map(NetApi::new).transpose().map_err(EngineError::Http)?;
     let identity = Identity {
@@ -97,7 +100,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), EngineEr
             address: identity.address.clone(),
         },
         state,
-        images: Arc::new(images),
+        images: images.clone(),
         net: net.clone(),
         hierarchies,
         outgoing: outgoing.clone(),
@@ -116,6 +119,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), EngineEr
     tasks.spawn(dialer.run());
     tasks.spawn(Publisher::new(to_publish, seen_connection).run());
     tasks.spawn(measure(Machine::new()?, identity, outgoing, to_measure, config.report_interval));
+    tasks.spawn(sweep(images, instances, config.image_retention));
     if let Some(net) = net {
         tasks.spawn(introduce(net, registered));
     }
@@ -150,6 +154,37 @@ async fn introduce(net: NetApi, mut registered: watch::Receiver<Option<Registrat
             fine = Some(result.is_ok());
         }
     }
+}
+
+/// Removes images that are not used any more, now and then.
+async fn sweep(images: Arc<Images>, instances: PathBuf, keep: Duration) {
+    let mut every = interval(SWEEP_EVERY);
+    loop {
+        every.tick().await;
+        let swept = match needs(&instances) {
+            Ok(needs) => images.sweep(&needs, keep).await,
+            Err(source) => Err(ImageError::Store { path: instances.clone(), source }),
+        };
+        match swept {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "unused layers and blobs removed"),
+            Err(error) => tracing::warn!(error = %Chain(&error), "unused images not removed"),
+        }
+    }
+}
+
+/// What the instances consist of. One that is being prepared has nothing written down yet, and
+/// nothing that is old.
+fn needs(instances: &Path) -> io::Result<Vec<Needs>> {
+    let mut all = vec![];
+    for entry in std::fs::read_dir(instances)? {
+        match Bundle::load(&InstanceFolder::new(entry?.path())) {
+            Ok(bundle) => all.push(bundle.needs),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
 }
 
 /// Reports, periodically, what the machine has left and what the instances use.

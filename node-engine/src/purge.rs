@@ -74,7 +74,7 @@ pub async fn purge(config: &Config) -> Result<usize, PurgeError> {
     if failed > 0 {
         return Err(PurgeError::Some(failed));
     }
-    Cgroup::new(hierarchies, parent.join("instance")).remove_empty_parents();
+    Cgroup::new(hierarchies, parent.join("instance")).remove_empty_parent();
     match std::fs::remove_dir_all(state.content()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PurgeError::Content(error)),
         _ => Ok(removed),

@@ -75,7 +75,12 @@ impl StateFolder {
     }
 
     pub fn instance(&self, id: &InstanceId) -> InstanceFolder {
-        InstanceFolder::new(self.path.join("instances").join(id.to_string()))
+        InstanceFolder::new(self.instances_folder().join(id.to_string()))
+    }
+
+    /// Where [`Self::instance`]s are.
+    pub fn instances_folder(&self) -> PathBuf {
+        self.path.join("instances")
     }
 
     /// Every instance folder, with its record unless that is missing or damaged.
@@ -83,7 +88,7 @@ impl StateFolder {
     /// # Errors
     /// When the folder cannot be read.
     pub fn instances(&self) -> Result<Vec<(InstanceFolder, Option<Record>)>, StateFolderError> {
-        let path = self.path.join("instances");
+        let path = self.instances_folder();
         let list = || -> io::Result<Vec<_>> {
             std::fs::read_dir(&path)?
                 .map(|entry| {

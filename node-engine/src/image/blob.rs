@@ -12,9 +12,12 @@ use std::{
 use oci_spec::image::{Descriptor, Digest, DigestAlgorithm};
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    sync::OwnedMutexGuard,
+};
 
-use super::keyed_lock::KeyedLock;
+use super::{keyed_lock::KeyedLock, sweep::touch};
 
 /// What a blob is read from.
 pub type Content = Box<dyn AsyncRead + Send + Unpin>;
@@ -57,6 +60,15 @@ impl BlobStore {
         Self { blobs, temporary, locks: KeyedLock::default() }
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        &self.blobs
+    }
+
+    /// Held by whoever brings or removes the blob of that file name.
+    pub(super) async fn lock(&self, name: &str) -> OwnedMutexGuard<()> {
+        self.locks.lock(name).await
+    }
+
     /// Where a blob is or would be.
     ///
     /// # Errors
@@ -78,8 +90,10 @@ impl BlobStore {
         open: impl Future<Output = Result<Content, E>> + Send,
     ) -> Result<PathBuf, E> {
         let path = self.path(blob.digest())?;
-        let _turn = self.locks.lock(blob.digest().as_ref()).await;
-        if !path.exists() {
+        let _turn = self.lock(blob.digest().digest()).await;
+        if path.exists() {
+            touch(&path);
+        } else {
             let mut reader = open.await?;
             let file = self.receive(blob, &mut reader).await?;
             self.keep(blob.digest(), file, path.clone()).await?;

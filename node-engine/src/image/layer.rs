@@ -16,10 +16,12 @@ use std::{
 use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{
     blob,
     keyed_lock::KeyedLock,
+    sweep::touch,
     tree::Tree,
     unpack::{UnpackError, unpack},
 };
@@ -110,6 +112,11 @@ impl LayerStore {
         &self.folder
     }
 
+    /// Held by whoever makes or removes the layer of that folder name.
+    pub(super) async fn lock(&self, name: &str) -> OwnedMutexGuard<()> {
+        self.locks.lock(name).await
+    }
+
     /// The layer `diff_id` on top of `below` (lowest first), unpacked from `blob` if it is not
     /// here yet.
     ///
@@ -122,9 +129,10 @@ impl LayerStore {
         blob: PathBuf,
     ) -> Result<LayerId, LayerError> {
         let id = LayerId::new(below.last(), diff_id);
-        let _turn = self.locks.lock(&id.chain).await;
+        let _turn = self.lock(id.folder_name()).await;
         let path = self.folder.join(id.folder_name());
         if path.exists() {
+            touch(&path);
             return Ok(id);
         }
         let lower: Vec<_> = below.iter().rev().map(|layer| self.tree_of(layer)).collect();

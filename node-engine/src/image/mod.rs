@@ -6,6 +6,7 @@
 //!
 //! On disk, below `content/` of the state folder: `blobs/` (see [`blob`]), `layers/` (see
 //! [`layer`]), `names/` (which manifest a name last meant), `tmp/` (under way; emptied at start).
+//! What is not used any more goes after a while, see [`sweep`].
 
 pub mod blob;
 mod keyed_lock;
@@ -14,6 +15,7 @@ pub mod local;
 pub mod reference;
 pub mod registry;
 mod resolve;
+pub mod sweep;
 mod tree;
 mod unpack;
 
@@ -28,6 +30,8 @@ use self::{
     local::{LocalImage, LocalImageError},
     reference::{ImageRef, InvalidImageRef},
     registry::{Registries, RegistryError, RegistryOptions},
+    resolve::Found,
+    sweep::Needs,
 };
 
 /// Largest index, manifest or configuration that is read, in bytes.
@@ -55,6 +59,8 @@ pub struct Image {
     pub config: ImageConfiguration,
     /// Lowest first.
     pub layers: Vec<LayerId>,
+    /// Everything of the store that it consists of.
+    pub needs: Needs,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +147,7 @@ impl Images {
     /// machine. The text says which part and why.
     pub async fn prepare(&self, name: &str) -> Result<Image, ImageError> {
         let reference: ImageRef = name.parse()?;
-        let (manifest, source) = self.manifest(reference).await?;
+        let Found { manifest, source, documents } = self.manifest(reference).await?;
         for layer in manifest.layers() {
             let media_type = layer.media_type().to_string();
             if !media_type.contains("tar") {
@@ -163,7 +169,12 @@ impl Images {
             }
             layers.push(unpacked?);
         }
-        Ok(Image { config, layers })
+        let parts = manifest.layers().iter().chain([manifest.config()]).map(Descriptor::digest);
+        let needs = Needs {
+            layers: layers.iter().map(|layer| layer.folder_name().to_owned()).collect(),
+            blobs: parts.chain(&documents).map(|digest| digest.digest().to_owned()).collect(),
+        };
+        Ok(Image { config, layers, needs })
     }
 
     async fn config(

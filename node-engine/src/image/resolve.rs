@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use oci_spec::image::{
@@ -15,6 +15,7 @@ use super::{
     blob::{self, Content},
     local::LocalImage,
     reference::ImageRef,
+    sweep::touch,
 };
 
 /// What a name last meant, so that a worker cut off from the registry can start what it has.
@@ -22,6 +23,14 @@ use super::{
 struct Remembered {
     name: String,
     digest: Digest,
+}
+
+/// A manifest, and where its blobs are to be had.
+pub(super) struct Found<'a> {
+    pub(super) manifest: ImageManifest,
+    pub(super) source: Source<'a>,
+    /// What led to it, and it.
+    pub(super) documents: Vec<Digest>,
 }
 
 enum Document {
@@ -36,22 +45,22 @@ struct Shape {
 }
 
 impl Images {
-    /// The manifest of the image for this machine, and where its blobs are to be had.
-    pub(super) async fn manifest(
-        &self,
-        reference: ImageRef,
-    ) -> Result<(ImageManifest, Source<'_>), ImageError> {
+    /// The manifest of the image for this machine.
+    pub(super) async fn manifest(&self, reference: ImageRef) -> Result<Found<'_>, ImageError> {
         let (image, tag) = match reference {
             ImageRef::Registry(reference) => {
                 let bytes = self.named_document(&reference).await?;
                 let source = Source::Registry(&self.registries, reference);
-                return match parse(&bytes)? {
-                    Document::Manifest(manifest) => Ok((*manifest, source)),
+                let mut documents = vec![blob::sha256(&bytes)];
+                let manifest = match parse(&bytes)? {
+                    Document::Manifest(manifest) => *manifest,
                     Document::Index(index) => {
                         let chosen = choose(index.manifests())?;
-                        Ok((self.manifest_of(&source, chosen).await?, source))
+                        documents.push(chosen.digest().clone());
+                        self.manifest_of(&source, chosen).await?
                     }
                 };
+                return Ok(Found { manifest, source, documents });
             }
             ImageRef::Layout { path, tag } => (LocalImage::layout(path), tag),
             ImageRef::Archive { path, tag } => (LocalImage::archive(path).await?, tag),
@@ -59,14 +68,17 @@ impl Images {
         let candidates = image.index(tag.as_deref()).await?;
         let mut chosen = choose(&candidates)?.clone();
         let source = Source::Local(image);
+        let mut documents = vec![chosen.digest().clone()];
         if is_index(chosen.media_type()) {
             let bytes = self.document(&source, &chosen).await?;
             let Document::Index(index) = parse(&bytes)? else {
                 return Err(ImageError::NestedIndex);
             };
             chosen = choose(index.manifests())?.clone();
+            documents.push(chosen.digest().clone());
         }
-        Ok((self.manifest_of(&source, &chosen).await?, source))
+        let manifest = self.manifest_of(&source, &chosen).await?;
+        Ok(Found { manifest, source, documents })
     }
 
     async fn manifest_of(
@@ -111,6 +123,7 @@ impl Images {
             && let Ok(digest) = pinned.parse()
             && let Ok(bytes) = self.blobs.read(&digest).await
         {
+            self.blobs.path(&digest).iter().for_each(|path| touch(path));
             return Ok(bytes);
         }
         let name = reference.whole();
@@ -159,7 +172,17 @@ impl Images {
     async fn recall(&self, name: &str) -> Option<Vec<u8>> {
         let bytes = tokio::fs::read(self.remembered_path(name)).await.ok()?;
         let remembered: Remembered = serde_json::from_slice(&bytes).ok()?;
+        self.blobs.path(&remembered.digest).iter().for_each(|path| touch(path));
         self.blobs.read(&remembered.digest).await.ok()
+    }
+
+    /// Whether what a name last meant is still here.
+    pub(super) fn means_something(&self, remembered: &Path) -> bool {
+        let meaning = std::fs::read(remembered)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Remembered>(&bytes).ok())
+            .and_then(|remembered| self.blobs.path(&remembered.digest).ok());
+        meaning.is_some_and(|blob| blob.exists())
     }
 
     fn remembered_path(&self, name: &str) -> PathBuf {

@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::sweep::Needs;
+
 use super::{folder::InstanceFolder, process::Process};
 
 /// Written by the engine before it starts the shim.
@@ -14,8 +16,8 @@ pub struct Bundle {
     pub process: Process,
     /// Where the names in `layers` are folders.
     pub layers_folder: PathBuf,
-    /// Lowest first.
-    pub layers: Vec<String>,
+    /// Of the image store; the layers lowest first.
+    pub needs: Needs,
     /// Control group, from the root of each hierarchy.
     pub cgroup: PathBuf,
     pub limits: Limits,

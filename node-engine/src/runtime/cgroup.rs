@@ -173,15 +173,14 @@ impl Cgroup {
         Ok(processes)
     }
 
-    /// Removes the groups above it that have become empty.
-    pub fn remove_empty_parents(&self) {
+    /// Removes the group above it where that is empty.
+    pub fn remove_empty_parent(&self) {
+        let Some(parent) = self.path.parent().filter(|path| path.parent().is_some()) else {
+            return;
+        };
         for root in self.hierarchies.roots() {
-            for parent in self.path.ancestors().skip(1).filter(|path| path.parent().is_some()) {
-                if std::fs::remove_dir(below(root, parent)).is_err() {
-                    // In use, or not there.
-                    break;
-                }
-            }
+            // In use or not there: both are fine.
+            let _ = std::fs::remove_dir(below(root, parent));
         }
     }
 

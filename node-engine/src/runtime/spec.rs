@@ -238,7 +238,7 @@ mod tests {
             id: "a.b.c.d.0".into(),
             process,
             layers_folder: "/state/content/layers".into(),
-            layers: vec![],
+            needs: Default::default(),
             cgroup: "/xylem/a.b.c.d.0".into(),
             limits,
             privileged: false,

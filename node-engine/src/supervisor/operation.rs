@@ -130,14 +130,14 @@ impl Context {
         let permit = self.image_permits.acquire().await;
         let image = self.images.prepare(&command.image).await;
         drop(permit);
-        let Image { config, layers } =
+        let Image { config, needs, .. } =
             image.map_err(|e| format!("image {}: {}", command.image, Chain(&e)))?;
         let process = Process::new(&config, command).map_err(|e| Chain(&e).to_string())?;
         Ok(Bundle {
             id: id.to_string(),
             process,
             layers_folder: self.images.layers_folder().to_owned(),
-            layers: layers.iter().map(|layer| layer.folder_name().to_owned()).collect(),
+            needs,
             cgroup,
             limits: Limits {
                 memory_bytes: command.memory.saturating_mul(MEGABYTE),

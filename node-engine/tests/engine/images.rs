@@ -387,3 +387,25 @@ async fn a_full_disk_is_named_and_leaves_nothing() {
     assert!(error.contains("No space left on device"), "{error}");
     assert_eq!(left, 2, "only the manifest and the configuration");
 }
+
+#[tokio::test]
+async fn what_nobody_uses_goes_after_a_while() {
+    let store = Store::new();
+    let image =
+        |name: &str| Layout::of(&small(vec![Layer::default().file(name, 0o644, name.as_bytes())]));
+    let (used, unused) = (image("used"), image("unused"));
+    let needs = store.images.prepare(&used.name()).await.unwrap().needs;
+    store.trees(&unused.name()).await;
+    assert_eq!((store.layers(), store.names("blobs").len()), (2, 6));
+
+    let hour = std::time::Duration::from_secs(3600);
+    assert_eq!(store.images.sweep(&[], hour).await.unwrap(), 0, "nothing is that old");
+    let removed = store.images.sweep(&[needs], std::time::Duration::ZERO).await.unwrap();
+    assert_eq!((removed, store.layers(), store.names("blobs").len()), (4, 1, 3));
+    assert_eq!(store.names("tmp"), [""; 0]);
+    let (used_name, unused_name) = (used.name(), unused.name());
+    drop(used);
+    assert!(store.error(&used_name).await.contains("layout"), "a layout is asked each time");
+    store.trees(&unused_name).await;
+    assert_eq!(store.layers(), 2, "what went is fetched anew");
+}

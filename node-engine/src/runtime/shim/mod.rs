@@ -124,11 +124,11 @@ fn mount_root(folder: &InstanceFolder, bundle: &Bundle) -> Result<(), ShimError>
     for path in [folder.upper(), folder.work(), folder.root(), folder.state()] {
         std::fs::create_dir_all(&path).map_err(|source| ShimError::Folder { path, source })?;
     }
-    let top = bundle.layers.last().ok_or(ShimError::NoLayers)?;
+    let top = bundle.needs.layers.last().ok_or(ShimError::NoLayers)?;
     copy_mode(&bundle.layers_folder.join(top).join("fs"), &folder.upper())
         .map_err(|source| ShimError::Folder { path: folder.upper(), source })?;
 
-    let lower: Vec<_> = bundle.layers.iter().rev().map(|name| format!("{name}/fs")).collect();
+    let lower: Vec<_> = bundle.needs.layers.iter().rev().map(|name| format!("{name}/fs")).collect();
     let (upper, work) = folder.overlay_folders();
     // Volatile: what an instance wrote does not outlive it, so it need not reach the disk.
     let options = format!(

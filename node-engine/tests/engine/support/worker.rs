@@ -179,7 +179,7 @@ impl Worker {
         let Ok(id) = fs::read_to_string(self.state().join("id")) else { return vec![] };
         let mut found = vec![];
         for mount in cgroup_mounts() {
-            collect_folders(&mount.join("xylem").join(id.trim()), &mut found);
+            collect_folders(&mount.join(format!("xylem-{}", id.trim())), &mut found);
         }
         found
     }
@@ -188,7 +188,7 @@ impl Worker {
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut left: Vec<_> = self.shims().iter().map(|pid| format!("shim {pid}")).collect();
         for group in self.cgroups() {
-            if group.parent().and_then(Path::file_name).is_some_and(|name| name != "xylem") {
+            if group.parent().is_some_and(|parent| parent.to_string_lossy().contains("/xylem-")) {
                 left.push(format!("control group {}", group.display()));
             }
         }
