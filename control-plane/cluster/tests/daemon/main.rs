@@ -51,6 +51,17 @@ impl World {
     async fn new(workers: usize) -> Self {
         let root = FakeRoot::start().await;
         let cluster = Cluster::start(root.url()).await;
+        Self::populate(root, cluster, workers).await
+    }
+
+    /// One where a worker is soon lost: long enough for a busy machine, short enough to wait for.
+    async fn impatient(workers: usize) -> Self {
+        let root = FakeRoot::start().await;
+        let cluster = Cluster::with_silence(root.url(), 2.0).await;
+        Self::populate(root, cluster, workers).await
+    }
+
+    async fn populate(root: FakeRoot, cluster: Cluster, workers: usize) -> Self {
         let mut world = Self { root, cluster, workers: Vec::new() };
         for i in 0..workers {
             let mut worker = FakeWorker::join(&world.cluster, &format!("worker-{i}")).await;

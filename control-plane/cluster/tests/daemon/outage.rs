@@ -6,7 +6,7 @@ use crate::{WEB, World, eventually, wait::eventually_so, web};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_worker_s_instance_moves_and_its_duplicate_is_removed() {
-    let mut world = World::new(2).await;
+    let mut world = World::impatient(2).await;
     world.root.deploy(web(0, 1));
     let first = world.running(0, 1).await;
     world.workers[first].vanish();
@@ -58,7 +58,7 @@ async fn a_cluster_that_was_killed_goes_on_where_it_was_without_a_root() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cluster_mends_itself_while_the_root_is_away_and_tells_it_afterwards() {
-    let mut world = World::new(2).await;
+    let mut world = World::impatient(2).await;
     world.root.deploy(web(0, 1));
     let first = world.running(0, 1).await;
     world.root.go_away().await;

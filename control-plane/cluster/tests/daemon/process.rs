@@ -20,28 +20,47 @@ pub(crate) struct Cluster {
     folder: TempDir,
     root_url: String,
     mqtt_url: Option<String>,
+    silence_secs: f64,
     pub(crate) http_port: u16,
     pub(crate) mqtt_port: u16,
     child: Option<Child>,
 }
 
 impl Cluster {
-    /// Starts a new cluster and waits until workers could register. A worker is lost after a
-    /// second.
+    /// Starts a new cluster and waits until workers could register.
     pub(crate) async fn start(root_url: String) -> Self {
-        Self::launch(root_url, None, free_port()).await
+        Self::launch(Self::new(root_url)).await
+    }
+
+    /// One that gives up a worker sooner than by default.
+    pub(crate) async fn with_silence(root_url: String, silence_secs: f64) -> Self {
+        let mut cluster = Self::new(root_url);
+        cluster.silence_secs = silence_secs;
+        Self::launch(cluster).await
     }
 
     pub(crate) async fn with_broker(root_url: String, mqtt_port: u16) -> Self {
-        Self::launch(root_url, Some(format!("mqtt://127.0.0.1:{mqtt_port}")), mqtt_port).await
+        let mut cluster = Self::new(root_url);
+        cluster.mqtt_url = Some(format!("mqtt://127.0.0.1:{mqtt_port}"));
+        cluster.mqtt_port = mqtt_port;
+        Self::launch(cluster).await
     }
 
-    async fn launch(root_url: String, mqtt_url: Option<String>, mqtt_port: u16) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let http_port = free_port();
-        let mut cluster = Self { folder, root_url, mqtt_url, http_port, mqtt_port, child: None };
-        cluster.start_again().await;
-        cluster
+    fn new(root_url: String) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            root_url,
+            mqtt_url: None,
+            silence_secs: 5.0,
+            http_port: free_port(),
+            mqtt_port: free_port(),
+            child: None,
+        }
+    }
+
+    async fn launch(mut self) -> Self {
+        self.start_again().await;
+        self
     }
 
     /// Starts the daemon where it stopped.
@@ -67,7 +86,8 @@ impl Cluster {
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_xylem-cluster"));
         command
-            .args(["--name", "edge", "--location", "here", "--worker-silence-secs", "1"])
+            .args(["--name", "edge", "--location", "here"])
+            .args(["--worker-silence-secs", &self.silence_secs.to_string()])
             .args(["--root-url", &self.root_url])
             .args(["--listen", &format!("127.0.0.1:{http_port}")])
             .args(["--mqtt-listen", &format!("127.0.0.1:{mqtt_port}")])
