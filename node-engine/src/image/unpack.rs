@@ -115,8 +115,9 @@ impl<R: Read> Read for Hashing<R> {
 
 struct Unpacking<'a> {
     tree: &'a Tree,
-    /// Times of directories are set last: what is put into one changes its time.
-    directories: Vec<(Place, TimeSpec)>,
+    /// Times of directories are set last: what is put into one changes its time. By name, since
+    /// an image has more directories than a process may have open.
+    directories: Vec<(PathBuf, TimeSpec)>,
 }
 
 /// Mode, owner and time of an entry.
@@ -152,7 +153,7 @@ impl Unpacking<'_> {
             EntryType::Directory => {
                 let directory = make_directory(&place).map_err(write_error)?;
                 attributes.apply(&directory).map_err(write_error)?;
-                self.directories.push((place, attributes.time));
+                self.directories.push((path, attributes.time));
                 return Ok(());
             }
             EntryType::Link => {
@@ -253,15 +254,13 @@ impl Unpacking<'_> {
     }
 
     fn finish(self) -> Result<(), UnpackError> {
-        for (place, time) in self.directories.into_iter().rev() {
+        for (path, time) in self.directories.into_iter().rev() {
+            // A later entry may have taken its place.
+            let Ok(place) = self.tree.existing(&path) else { continue };
             let flags = UtimensatFlags::NoFollowSymlink;
             match utimensat(&place.directory, place.name.as_os_str(), &time, &time, flags) {
-                // A later entry took its place.
                 Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => {
-                    let path = PathBuf::from(place.name);
-                    return Err(UnpackError::Write { path, source: errno.into() });
-                }
+                Err(errno) => return Err(UnpackError::Write { path, source: errno.into() }),
             }
         }
         Ok(())

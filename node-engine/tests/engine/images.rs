@@ -186,6 +186,8 @@ async fn an_instance_sees_the_layers_as_one() {
         .file("a/kept", 0o644, b"")
         .file("b/gone", 0o644, b"")
         .file("c", 0o644, b"old");
+    // More folders than the engine may have files open.
+    let below = (0..1000).fold(below, |layer, n| layer.folder(&format!("many/{n}"), 0o755));
     let above = Layer::default()
         .whiteout("a/.wh.gone")
         .whiteout("b/.wh..wh..opq")

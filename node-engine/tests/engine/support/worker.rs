@@ -65,8 +65,9 @@ impl Worker {
             .append(true)
             .open(self.folder.path().join("engine.log"))
             .unwrap();
-        let engine = Command::new(ENGINE)
-            .arg("run")
+        // Few open files are enough for it, however many an image has.
+        let engine = Command::new("prlimit")
+            .args(["--nofile=512:512", ENGINE, "run"])
             .args(&self.args)
             .env("XYLEM_LOG", "debug,hyper=info,reqwest=info,rumqttc=info")
             .stdin(Stdio::null())
