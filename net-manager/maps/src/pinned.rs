@@ -206,6 +206,10 @@ impl PinnedMaps {
         written(&self.nodes).map_err(read("nodes"))
     }
 
+    pub fn node(&self, id: u32) -> Result<Node, MapsError> {
+        self.nodes.get(&id, 0).map_err(read("nodes"))
+    }
+
     pub fn set_node(&mut self, id: u32, node: &Node) -> Result<(), MapsError> {
         self.nodes.set(id, node, 0).map_err(write("nodes"))
     }

@@ -90,9 +90,9 @@ impl Instances {
     pub async fn deploy(&self, request: &DeployRequest) -> Result<DeployResponse, InstanceError> {
         let key = (Name::try_from(request.service_name.as_str())?, request.instance_number);
         let turn = self.turn(key);
-        let _turn = turn.lock().await;
+        let alone = turn.lock().await;
         let result = self.deploy_alone(key, request).await;
-        drop(_turn);
+        drop(alone);
         self.end_turn(key, turn);
         result
     }
@@ -166,9 +166,9 @@ impl Instances {
     pub async fn undeploy(&self, request: &UndeployRequest) -> Result<(), InstanceError> {
         let key = (Name::try_from(request.service_name.as_str())?, request.instance_number);
         let turn = self.turn(key);
-        let _turn = turn.lock().await;
+        let alone = turn.lock().await;
         let result = self.undeploy_alone(key).await;
-        drop(_turn);
+        drop(alone);
         self.end_turn(key, turn);
         result
     }

@@ -2,7 +2,7 @@
 //! while to read.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     path::Path,
     time::Duration,
 };
@@ -47,25 +47,13 @@ pub enum SweepError {
 pub fn sweep(bpffs_root: &Path, timeouts: &Timeouts) -> Result<Swept, SweepError> {
     let started = clock::now();
     let mut maps = PinnedMaps::open(bpffs_root)?;
-    let nodes: HashMap<NodeId, u32> =
-        maps.nodes()?.into_iter().map(|(id, node)| (id, node.state)).collect();
-    let mut generations: HashMap<InstanceId, u32> = HashMap::new();
-
+    let mut owners = Owners::default();
     let mut census = Census::default();
     let mut entries = 0;
     for key in maps.flow_keys()? {
         let Some(flow) = maps.flow(&key)? else { continue };
         entries += 1;
-        let generation = match generations.get(&flow.instance) {
-            Some(generation) => *generation,
-            None => {
-                let generation = maps.instance(flow.instance)?.generation;
-                generations.insert(flow.instance, generation);
-                generation
-            }
-        };
-        let orphaned = (flow.instance != 0 && flow.generation != generation)
-            || [flow.node, from(&key)].iter().any(|id| is_gone(&nodes, *id));
+        let orphaned = owners.is_orphan(&maps, &key, &flow)?;
         census.add(key, &flow, orphaned);
     }
     let Verdict { ended, in_use } = census.judge(timeouts, clock::now());
@@ -81,10 +69,41 @@ pub fn sweep(bpffs_root: &Path, timeouts: &Timeouts) -> Result<Swept, SweepError
     Ok(Swept { entries, removed, in_use, took: clock::now().saturating_sub(started) })
 }
 
-fn from(key: &FlowKey) -> NodeId {
-    if key.origin & FROM_NODE == 0 { 0 } else { key.origin & !FROM_NODE }
+/// The instances and nodes that flows refer to, each looked up once.
+#[derive(Debug, Default)]
+struct Owners {
+    generations: HashMap<InstanceId, u32>,
+    states: HashMap<NodeId, u32>,
 }
 
-fn is_gone(nodes: &HashMap<NodeId, u32>, id: NodeId) -> bool {
-    id != 0 && nodes.get(&id).is_none_or(|state| *state == NodeState::Absent as u32)
+impl Owners {
+    /// Whether the instance or the node of a flow is gone, or another has its place.
+    fn is_orphan(
+        &mut self,
+        maps: &PinnedMaps,
+        key: &FlowKey,
+        flow: &Flow,
+    ) -> Result<bool, MapsError> {
+        let Flow { instance, generation, node, .. } = *flow;
+        if instance != 0 {
+            let known = match self.generations.entry(instance) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(unknown) => *unknown.insert(maps.instance(instance)?.generation),
+            };
+            if known != generation {
+                return Ok(true);
+            }
+        }
+        let from = if key.origin & FROM_NODE == 0 { 0 } else { key.origin & !FROM_NODE };
+        for id in [node, from].into_iter().filter(|id| *id != 0) {
+            let state = match self.states.entry(id) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(unknown) => *unknown.insert(maps.node(id)?.state),
+            };
+            if state == NodeState::Absent as u32 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
