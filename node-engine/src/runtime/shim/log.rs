@@ -28,6 +28,12 @@ impl Log {
     }
 
     pub(super) fn write(&mut self, output: &[u8]) -> io::Result<()> {
+        let half = usize::try_from(self.half).unwrap_or(usize::MAX);
+        output.chunks(half).try_for_each(|part| self.write_part(part))
+    }
+
+    /// At most half of what may be kept.
+    fn write_part(&mut self, output: &[u8]) -> io::Result<()> {
         if self.length > 0 && self.length + output.len() as u64 > self.half {
             std::fs::rename(&self.path, &self.old)?;
             self.file = append(&self.path)?;
@@ -59,5 +65,9 @@ mod tests {
             (std::fs::read(folder.log()).unwrap(), std::fs::read(folder.old_log()).unwrap());
         assert!(new.len() + old.len() <= 100);
         assert!(String::from_utf8(new).unwrap().ends_with("line 0099\n"));
+
+        log.write(&[b'x'; 1000]).unwrap();
+        let sizes = [folder.log(), folder.old_log()].map(|path| path.metadata().unwrap().len());
+        assert!(sizes.iter().sum::<u64>() <= 100, "{sizes:?}");
     }
 }
