@@ -164,7 +164,8 @@ impl Images {
         for (diff_id, layer) in diff_ids.iter().zip(manifest.layers()) {
             let path = fetched.try_next().await?.expect("one blob a layer");
             let unpacked = self.layers.ensure(&layers, diff_id, path).await;
-            if let Err(LayerError::Content { .. }) = &unpacked {
+            // Verified when it came, so the disk has damaged it since, or it was made wrong.
+            if let Err(LayerError::Content { .. } | LayerError::Unpack { .. }) = &unpacked {
                 self.blobs.discard(layer.digest());
             }
             layers.push(unpacked?);

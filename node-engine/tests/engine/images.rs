@@ -293,9 +293,16 @@ async fn a_damaged_image_is_refused_and_not_kept() {
     assert!(error.contains("has no blobs/sha256/"), "{error}");
     assert_eq!(store.layers(), 0);
     fs::write(layout.blob(&layer), good).unwrap();
+    let tree = store.trees(&layout.name()).await.remove(0);
+
+    // A blob that the disk damaged is fetched anew once that was found out.
+    fs::remove_dir_all(tree.parent().unwrap()).unwrap();
+    let kept = store.folder.path().join("content/blobs").join(layer.digest().digest());
+    fs::write(kept, b"\x1f\x8b damaged").unwrap();
+    let error = store.error(&layout.name()).await;
+    assert!(error.contains("cannot be unpacked"), "{error}");
     store.trees(&layout.name()).await;
 
-    // A blob that was damaged in the store is fetched anew once it was found out.
     let other = small(vec![Layer::default().file("b", 0o644, &[2; 10_000])]);
     let wrong = format!("sha256:{}", "0".repeat(64));
     let liar = Layout::of(&Recipe { diff_ids: Some(vec![wrong]), ..other.clone() });
