@@ -39,12 +39,21 @@ pub fn connections_per_second(
 fn connect_until(server: Ipv4Addr, start: Instant, duration: Duration) -> io::Result<u64> {
     let mut count = 0;
     while start.elapsed() < duration {
-        let mut stream = TcpStream::connect((server, CONNECT_PORT))?;
-        if stream.read(&mut [0])? != 0 {
-            return Err(io::Error::other("this server sends nothing"));
-        }
-        setsockopt(&stream, Linger, &linger { l_onoff: 1, l_linger: 0 })?;
+        connect_once(server)?;
         count += 1;
     }
     Ok(count)
+}
+
+/// One such connection; it also makes known on the way what is learned from a first packet.
+///
+/// # Errors
+/// If the connection fails.
+pub fn connect_once(server: Ipv4Addr) -> io::Result<()> {
+    let mut stream = TcpStream::connect((server, CONNECT_PORT))?;
+    if stream.read(&mut [0])? != 0 {
+        return Err(io::Error::other("this server sends nothing"));
+    }
+    setsockopt(&stream, Linger, &linger { l_onoff: 1, l_linger: 0 })?;
+    Ok(())
 }

@@ -17,7 +17,11 @@ use nix::sys::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{pin_to_cpu, tune};
+use super::{
+    SERVER_CPU, pin_to_cpu,
+    tally::{self, Tally},
+    tune,
+};
 
 /// Reads to the end and answers with the SHA-256 of everything, when the first byte is 1; else
 /// reads to the end and answers with one byte.
@@ -26,9 +30,11 @@ pub const SINK_PORT: u16 = 7001;
 pub const ECHO_PORT: u16 = 7002;
 /// Accepts and closes.
 pub const CONNECT_PORT: u16 = 7003;
+/// Counts datagrams, and tells over TCP how many came.
+pub const COUNT_PORT: u16 = 7004;
 
 /// How often a waiting server looks whether it shall end.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// Servers on all ports of the namespace in which it was started; they end with it.
 #[derive(Debug)]
@@ -54,6 +60,16 @@ impl Server {
         socket.set_read_timeout(Some(LOOK))?;
         let told = Arc::clone(&stop);
         threads.push(thread::spawn(move || echo_datagrams(&socket, &told)));
+
+        let tally = Arc::new(Tally::default());
+        let counted = Arc::clone(&tally);
+        listen(COUNT_PORT, &stop, &mut threads, move |client| {
+            let tally = Arc::clone(&tally);
+            drop(thread::spawn(move || tally.answer(client)));
+        })?;
+        let socket = tally::listen()?;
+        let told = Arc::clone(&stop);
+        threads.push(thread::spawn(move || counted.count(&socket, &told)));
         Ok(Self { stop, threads })
     }
 }
@@ -71,7 +87,7 @@ fn listen(
     port: u16,
     stop: &Arc<AtomicBool>,
     threads: &mut Vec<JoinHandle<()>>,
-    serve: fn(TcpStream),
+    serve: impl Fn(TcpStream) + Send + 'static,
 ) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
     // An accept that times out lets the thread look at `stop`.
@@ -81,7 +97,11 @@ fn listen(
     threads.push(thread::spawn(move || {
         while !stop.load(Ordering::Relaxed) {
             match listener.accept() {
-                Ok((client, _)) => serve(client),
+                Ok((client, _)) => {
+                    // It has the listener's, and may be silent for longer.
+                    client.set_read_timeout(None).expect("none is a timeout that can be set");
+                    serve(client);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => eprintln!("a load server cannot accept: {error}"),
             }
@@ -110,7 +130,7 @@ fn sink(mut client: TcpStream) -> io::Result<()> {
 
 fn echo(mut client: TcpStream) -> io::Result<()> {
     // Who measures latency puts the client on the same CPU: else it is wake-ups that count.
-    pin_to_cpu(0)?;
+    pin_to_cpu(SERVER_CPU)?;
     tune(&client)?;
     let mut buffer = [0; 4096];
     loop {

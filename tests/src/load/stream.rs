@@ -52,13 +52,28 @@ pub fn transfer(server: Ipv4Addr, bytes: u64) -> io::Result<Received> {
     Ok(Received { bytes: sent, unharmed: theirs[..] == digest.finalize()[..] })
 }
 
+/// What was sent, and arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    pub bytes: f64,
+    pub per_second: f64,
+}
+
 /// Sends on `streams` connections for `duration` and waits until all has arrived.
 ///
 /// # Errors
 /// If a connection fails.
 pub fn bytes_per_second(server: Ipv4Addr, streams: u32, duration: Duration) -> io::Result<f64> {
+    Ok(send_for(server, streams, duration)?.per_second)
+}
+
+/// As [`bytes_per_second`], with the number of bytes.
+///
+/// # Errors
+/// If a connection fails.
+pub fn send_for(server: Ipv4Addr, streams: u32, duration: Duration) -> io::Result<Sent> {
     let start = Instant::now();
-    let sent = thread::scope(|scope| {
+    let bytes = thread::scope(|scope| {
         let threads: Vec<_> =
             (0..streams).map(|_| scope.spawn(|| send_until(server, start, duration))).collect();
         threads
@@ -66,7 +81,7 @@ pub fn bytes_per_second(server: Ipv4Addr, streams: u32, duration: Duration) -> i
             .map(|thread| thread.join().expect("a client reports errors and does not panic"))
             .sum::<io::Result<f64>>()
     })?;
-    Ok(sent / start.elapsed().as_secs_f64())
+    Ok(Sent { bytes, per_second: bytes / start.elapsed().as_secs_f64() })
 }
 
 fn send_until(server: Ipv4Addr, start: Instant, duration: Duration) -> io::Result<f64> {
