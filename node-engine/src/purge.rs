@@ -47,7 +47,7 @@ pub async fn purge(config: &Config) -> Result<usize, PurgeError> {
     let (mut removed, mut failed) = (0, 0);
     for (folder, record) in state.instances()? {
         let name = folder.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let cgroup = Cgroup::new(hierarchies.clone(), parent.join(&name));
+        let cgroup = Cgroup::new(hierarchies.clone(), folder.cgroup(&parent));
         let attached = folder.attached().exists();
         let remove = || -> Result<(), TeardownError> {
             tear_down(&folder, &cgroup)?;

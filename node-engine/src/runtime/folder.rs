@@ -11,6 +11,8 @@ use nix::{
     sys::stat::Mode,
 };
 
+use super::bundle::Bundle;
+
 /// `instances/{id}/` of the state folder.
 ///
 /// Everything about an instance is in here but for its control groups and what its own
@@ -41,6 +43,13 @@ impl InstanceFolder {
     /// [`super::bundle::Bundle`]
     pub fn bundle(&self) -> PathBuf {
         self.path.join("bundle.json")
+    }
+
+    /// The control group of the instance: the one it was made in, else its own below `parent`.
+    /// The parent may be configured anew while instances run.
+    pub fn cgroup(&self, parent: &Path) -> PathBuf {
+        let new = || parent.join(self.path.file_name().unwrap_or_default());
+        Bundle::load(self).map_or_else(|_| new(), |bundle| bundle.cgroup)
     }
 
     /// What the instance writes to its file system.

@@ -8,11 +8,16 @@
 mod operation;
 mod slot;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    time::sleep_until,
+    time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use xylem_types::{
@@ -48,6 +53,9 @@ use crate::{
 
 /// Messages of operations that may wait.
 const MESSAGES: usize = 256;
+
+/// A leftover that nobody knows holds the start up for at most this.
+const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the supervisor works with.
 #[derive(Debug)]
@@ -151,12 +159,13 @@ impl Supervisor {
                 InstanceId::new(&record.command.job_name, record.command.instance_number).ok()
             });
             let (Some(id), Some(record)) = (id, record) else {
-                self.clear_unknown(folder);
+                self.clear_unknown(folder).await;
                 continue;
             };
             tracing::info!(instance.id = %id, generation = record.command.generation, "adopted");
             let now = Instant::now();
-            let slot = Slot::new(folder, self.cgroup(&id));
+            let cgroup = self.cgroup_of(&folder);
+            let slot = Slot::new(folder, cgroup);
             self.slots.insert(id.clone(), slot);
             let (phase, effects) = instance::resume(record, now, &self.settings.timing);
             self.enter(id, phase, effects).await;
@@ -164,17 +173,18 @@ impl Supervisor {
     }
 
     /// A folder that says nothing about whose it is still has a name and may have a shim.
-    fn clear_unknown(&self, folder: InstanceFolder) {
-        let name = folder.path().file_name().unwrap_or_default().to_owned();
-        let path = self.settings.cgroup_parent.join(name);
-        let cgroup = Cgroup::new(self.hierarchies.clone(), path);
+    async fn clear_unknown(&self, folder: InstanceFolder) {
         tracing::warn!(path = %folder.path().display(), "folder has no record, it is removed");
-        self.context.clear_unknown(folder, cgroup);
+        let cgroup = self.cgroup_of(&folder);
+        // Before any command, which could be for the same instance.
+        if timeout(UNKNOWN_TIMEOUT, operation::clear_unknown(folder, cgroup)).await.is_err() {
+            tracing::error!("folder without a record could not be removed");
+        }
     }
 
-    fn cgroup(&self, id: &InstanceId) -> Cgroup {
-        let path = self.settings.cgroup_parent.join(id.to_string());
-        Cgroup::new(self.hierarchies.clone(), path)
+    /// The control group in which the instance in a folder is, or will be.
+    fn cgroup_of(&self, folder: &InstanceFolder) -> Cgroup {
+        Cgroup::new(self.hierarchies.clone(), folder.cgroup(&self.settings.cgroup_parent))
     }
 
     async fn obey(&mut self, command: Command) {
@@ -200,7 +210,9 @@ impl Supervisor {
             }
         };
         if !self.slots.contains_key(&id) {
-            let slot = Slot::new(self.state.instance(&id), self.cgroup(&id));
+            let folder = self.state.instance(&id);
+            let cgroup = self.cgroup_of(&folder);
+            let slot = Slot::new(folder, cgroup);
             self.slots.insert(id.clone(), slot);
         }
         self.feed(id, event).await;

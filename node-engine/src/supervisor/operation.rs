@@ -204,15 +204,13 @@ impl Context {
             reply.send(Answer::Event(Event::Cleared)).await;
         });
     }
+}
 
-    /// Removes what nobody knows.
-    pub(super) fn clear_unknown(&self, folder: InstanceFolder, cgroup: Cgroup) {
-        tokio::spawn(async move {
-            clear(&folder, &cgroup).await;
-            if let Err(error) = std::fs::remove_dir_all(folder.path()) {
-                tracing::error!(path = %folder.path().display(), %error, "cannot be removed");
-            }
-        });
+/// Removes what nobody knows.
+pub(super) async fn clear_unknown(folder: InstanceFolder, cgroup: Cgroup) {
+    clear(&folder, &cgroup).await;
+    if let Err(error) = std::fs::remove_dir_all(folder.path()) {
+        tracing::error!(path = %folder.path().display(), %error, "cannot be removed");
     }
 }
 

@@ -163,3 +163,40 @@ async fn a_purge_removes_everything_but_not_under_a_running_engine() {
     assert!(!worker.state().join("content").exists());
     assert_eq!(worker.net.look(|seen| seen.detached.len()), 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_is_found_also_when_the_control_groups_were_configured_anew() {
+    let (cluster, layout) = (TestCluster::start().await, Layout::of(&Recipe::new(FOREVER)));
+    let mut worker = Worker::start(&cluster);
+    let [first, second] = [1, 2].map(|number| DeployCommand {
+        instance_number: number,
+        ..deployment("web", &layout.name())
+    });
+    cluster.deploy(&first).await;
+    cluster.reported(&first, InstanceStatus::Running).await;
+    let pids = worker.processes_of(&first);
+    worker.kill_engine();
+    // Something that no engine wrote down, too.
+    std::fs::create_dir(worker.state().join("instances/unknown.0")).unwrap();
+
+    let parent = format!("/xylem-moved-{}", std::process::id());
+    worker.configure(&format!("--cgroup-parent={parent}"));
+    worker.start_engine();
+    cluster.deploy(&second).await;
+    cluster.reported(&second, InstanceStatus::Running).await;
+    assert_eq!(worker.processes_of(&first), pids);
+    assert!(!worker.state().join("instances/unknown.0").exists());
+    for command in [&first, &second] {
+        cluster.delete(command).await;
+        cluster.reported(command, InstanceStatus::Undeployed).await;
+    }
+    worker.nothing_left().await;
+    assert!(pids.iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()));
+
+    // The new parent goes with a purge; the old one is empty and goes here.
+    worker.kill_engine();
+    assert_eq!(worker.try_purge(), "");
+    for group in worker.cgroups() {
+        std::fs::remove_dir(group).unwrap();
+    }
+}

@@ -59,6 +59,11 @@ impl Worker {
         Self { folder, args: all, engine: None, net }
     }
 
+    /// For the next engine.
+    pub(crate) fn configure(&mut self, arg: &str) {
+        self.args.push(arg.to_owned());
+    }
+
     pub(crate) fn start_engine(&mut self) {
         let log = fs::File::options()
             .create(true)
