@@ -149,7 +149,7 @@ impl State {
     ) -> Result<(), Refusal> {
         self.service(caller, job_id)?;
         let keys = match number {
-            None => self.instances_of(job_id),
+            None => self.keys_of(job_id),
             Some(instance_number) => {
                 let key = InstanceKey { job_id: job_id.to_owned(), instance_number };
                 if !self.instances.contains(&key) {
@@ -210,8 +210,15 @@ impl State {
         }
     }
 
-    pub(crate) fn instances_of(&self, job_id: &str) -> Vec<InstanceKey> {
+    pub(crate) fn instances_of(
+        &self,
+        job_id: &str,
+    ) -> impl Iterator<Item = (&InstanceKey, &Instance)> {
         let numbered = |instance_number| InstanceKey { job_id: job_id.to_owned(), instance_number };
-        self.instances.range(numbered(0)..=numbered(u32::MAX)).map(|(key, _)| key.clone()).collect()
+        self.instances.range(numbered(0)..=numbered(u32::MAX))
+    }
+
+    pub(crate) fn keys_of(&self, job_id: &str) -> Vec<InstanceKey> {
+        self.instances_of(job_id).map(|(key, _)| key.clone()).collect()
     }
 }

@@ -236,6 +236,7 @@ impl State {
             let has_it = instance.cluster_id.as_ref() == Some(id);
             (has_it || refusal.holds(now)).then_some(refusal)
         };
+        let same_service = self.instances_by_cluster(&key.job_id);
         let candidates: Vec<_> = active
             .iter()
             .filter(|(id, _, _)| {
@@ -245,7 +246,7 @@ impl State {
                 id: id.as_str(),
                 name: &cluster.name,
                 workers: &live.rooms,
-                same_service: self.instances_in(&key.job_id, id),
+                same_service: same_service.get(id.as_str()).copied().unwrap_or_default(),
             })
             .collect();
 
@@ -292,13 +293,13 @@ impl State {
         Err(NoPlace { status, reason })
     }
 
-    fn instances_in(&self, job_id: &str, cluster_id: &str) -> u32 {
-        let here = self
-            .instances_of(job_id)
-            .iter()
-            .filter_map(|key| self.instances.get(key))
-            .filter(|i| i.cluster_id.as_deref() == Some(cluster_id) && i.is_wanted())
-            .count();
-        u32::try_from(here).unwrap_or(u32::MAX)
+    fn instances_by_cluster(&self, job_id: &str) -> BTreeMap<&str, u32> {
+        let mut counts = BTreeMap::new();
+        for (_, instance) in self.instances_of(job_id).filter(|(_, i)| i.is_wanted()) {
+            if let Some(cluster_id) = instance.cluster_id.as_deref() {
+                *counts.entry(cluster_id).or_default() += 1;
+            }
+        }
+        counts
     }
 }

@@ -159,8 +159,7 @@ impl State {
             query_key,
             instance_list: self
                 .instances_of(&job.id)
-                .iter()
-                .filter_map(|key| self.entry(key))
+                .filter_map(|(key, _)| self.entry(key))
                 .collect(),
             service_ip: vec![round_robin(job)],
         }

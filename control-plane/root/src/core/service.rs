@@ -116,7 +116,7 @@ impl State {
         now: Moment,
     ) -> Result<(), Refusal> {
         let job = self.service(caller, id)?.clone();
-        for key in self.instances_of(id) {
+        for key in self.keys_of(id) {
             self.undeploy(&key, now);
         }
         self.notify(&job.job_name, UpdateKind::Undeployment);

@@ -351,7 +351,7 @@ impl Sim {
             }
             Step::ScaleDown(which) => {
                 let Some(id) = self.service() else { return };
-                let keys = self.state.instances_of(&id);
+                let keys = self.state.keys_of(&id);
                 if !keys.is_empty() {
                     let number = keys[which.index(keys.len())].instance_number;
                     self.change(|state, now| state.scale_down(&admin(), &id, Some(number), now))

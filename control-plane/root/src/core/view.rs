@@ -102,8 +102,7 @@ impl State {
     fn with_instances(&self, job: &Job) -> Job {
         let instance_list: Vec<_> = self
             .instances_of(&job.id)
-            .iter()
-            .filter_map(|key| Some(self.instance_view(key, self.instances.get(key)?)))
+            .map(|(key, instance)| self.instance_view(key, instance))
             .collect();
         let worst = instance_list
             .iter()
