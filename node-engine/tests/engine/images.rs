@@ -70,6 +70,21 @@ impl Store {
     }
 }
 
+impl Drop for Store {
+    #[expect(clippy::disallowed_methods, reason = "between two attempts to remove a folder")]
+    fn drop(&mut self) {
+        // Layers are still being marked as written back.
+        for _ in 0..500 {
+            match fs::remove_dir_all(self.folder.path()) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
 fn small(layers: Vec<Layer>) -> Recipe {
     Recipe { layers, ..Recipe::new(&[]) }
 }
