@@ -162,11 +162,13 @@ impl Owner {
                 batch.drain(..).map(|command| self.execute(command)).collect();
             self.state.refresh_peers();
             let written = persist::write(&self.store, &mut self.state);
+            if written.is_ok() {
+                self.send();
+            }
             for completion in completions {
                 completion(written.is_ok());
             }
             written?;
-            self.send();
         }
         Ok(())
     }
@@ -262,9 +264,12 @@ mod tests {
         }
         engine.ask(|_, _| Ok(())).await.unwrap();
         let mut taken = 0;
-        while slow.outgoing.recv().await.is_some() {
-            taken += 1;
-        }
+        let take_all = async {
+            while slow.outgoing.recv().await.is_some() {
+                taken += 1;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), take_all).await.unwrap();
         assert_eq!(taken, SESSION_QUEUE, "what was queued, and then the end");
         // The next session is well.
         let mut next = engine.attach(hello()).await.unwrap();

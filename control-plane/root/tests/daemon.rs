@@ -1,20 +1,24 @@
 //! The binary, as an operator starts and stops it.
 
-use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
-    path::Path,
-    process::{Child, ChildStderr, Command, Stdio},
-};
+use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    net::TcpStream,
+    process::{Child, ChildStderr, Command},
+    time::timeout,
+};
+
+/// Nothing that is waited for takes longer, unless it never happens.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 struct Daemon {
     child: Child,
-    stderr: BufReader<ChildStderr>,
+    stderr: Lines<BufReader<ChildStderr>>,
 }
 
 impl Daemon {
@@ -26,71 +30,78 @@ impl Daemon {
             .env("NO_COLOR", "1")
             .env_remove("XYLEM_LOG")
             .stderr(Stdio::piped())
+            .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let stderr = BufReader::new(child.stderr.take().unwrap()).lines();
         Self { child, stderr }
     }
 
     /// Where it listens, once it says so.
-    fn address(&mut self) -> SocketAddr {
-        let mut line = String::new();
-        while self.stderr.read_line(&mut line).unwrap() > 0 {
-            if let Some((_, rest)) = line.split_once("root is up listen=") {
-                return rest.split_whitespace().next().unwrap().parse().unwrap();
+    async fn address(&mut self) -> SocketAddr {
+        let said = async {
+            while let Some(line) = self.stderr.next_line().await.unwrap() {
+                if let Some((_, rest)) = line.split_once("root is up listen=") {
+                    return rest.split_whitespace().next().unwrap().parse().unwrap();
+                }
             }
-            line.clear();
-        }
-        panic!("it ended before it listened");
+            panic!("it ended before it listened");
+        };
+        timeout(DEADLINE, said).await.unwrap()
     }
 
-    fn end(mut self, signal: Signal) -> Option<i32> {
-        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ended_before = self.child.kill();
-        let _reaped_before = self.child.wait();
+    /// Its exit code.
+    async fn end(mut self, signal: Signal) -> Option<i32> {
+        let pid = self.child.id().unwrap().try_into().unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+        timeout(DEADLINE, self.child.wait()).await.unwrap().unwrap().code()
     }
 }
 
-fn login(address: SocketAddr, password: &str) -> String {
+/// The status line of the answer.
+async fn login(address: SocketAddr, password: &str) -> String {
     let body = format!("{{\"username\":\"Admin\",\"password\":\"{password}\"}}");
-    let mut stream = TcpStream::connect(address).unwrap();
-    let length = body.len();
     let request = format!(
         "POST /api/auth/login HTTP/1.1\r\nhost: root\r\nconnection: close\r\n\
-         content-length: {length}\r\n\r\n{body}"
+         content-length: {}\r\n\r\n{body}",
+        body.len()
     );
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer.lines().next().unwrap().to_owned()
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.lines().next().unwrap().to_owned()
+    };
+    timeout(DEADLINE, exchange).await.unwrap()
 }
 
-#[test]
-fn it_ends_on_a_signal_and_starts_again_where_it_was() {
+#[tokio::test]
+async fn it_ends_on_a_signal_and_starts_again_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut daemon = Daemon::start(folder.path());
-        let address = daemon.address();
-        assert_eq!(login(address, "from the environment"), "HTTP/1.1 200 OK");
-        assert_eq!(login(address, "Admin"), "HTTP/1.1 401 Unauthorized");
-        assert_eq!(daemon.end(signal), Some(0));
+        let address = daemon.address().await;
+        assert_eq!(login(address, "from the environment").await, "HTTP/1.1 200 OK");
+        assert_eq!(login(address, "Admin").await, "HTTP/1.1 401 Unauthorized");
+        assert_eq!(daemon.end(signal).await, Some(0));
     }
 }
 
-#[test]
-fn a_second_one_with_the_same_folder_says_why_it_cannot_start() {
+#[tokio::test]
+async fn a_second_one_with_the_same_folder_says_why_it_cannot_start() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = Daemon::start(folder.path());
-    first.address();
+    first.address().await;
     let mut second = Daemon::start(folder.path());
-    let mut words = String::new();
-    second.stderr.read_to_string(&mut words).unwrap();
+    let last_words = async {
+        let mut words = String::new();
+        while let Some(line) = second.stderr.next_line().await.unwrap() {
+            words.push_str(&line);
+        }
+        words
+    };
+    let words = timeout(DEADLINE, last_words).await.unwrap();
     assert!(words.contains("is in use by another process"), "{words}");
-    assert_eq!(second.child.wait().unwrap().code(), Some(1));
+    assert_eq!(second.child.wait().await.unwrap().code(), Some(1));
 }
