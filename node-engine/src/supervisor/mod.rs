@@ -1,7 +1,7 @@
 //! Owns all instances of the worker.
 //!
 //! One task feeds events to [`crate::core::instance::step`] and has the effects carried out; it
-//! never waits for one of them. What takes time runs in a task of its own ([`operation`]) and
+//! never waits for one of them. What takes time runs in a task of its own (`operation`) and
 //! comes back as a message. A message that belongs to something given up meanwhile is known by
 //! its stamp and dropped.
 

@@ -3,7 +3,7 @@
 //!
 //! Two tasks: [`dial`] registers, holds the connection and takes commands in; [`publish`] owns
 //! what is to be said. Saying never waits for the network: while there is no connection, periodic
-//! reports are dropped, and states are kept on a [`board`] to be told when there is one.
+//! reports are dropped, and states are kept on a `board` to be told when there is one.
 
 mod board;
 pub mod cluster;

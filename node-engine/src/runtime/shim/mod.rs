@@ -5,7 +5,7 @@
 //! shim has its own mount namespace, in which the instance's file system is mounted; when shim
 //! and container are gone, so is the mount, however they went.
 //!
-//! Its life: [`seal`] itself, mount, [`container`] created, tell the engine, [`serve`] until the
+//! Its life: `seal` itself, mount, `container` created, tell the engine, `serve` until the
 //! container ends, write down how.
 
 mod container;
