@@ -26,7 +26,8 @@ pub struct Flags {
     /// A cluster whose report of resources is older gets nothing new [default: 15]
     #[arg(long, env = "XYLEM_ROOT_CLUSTER_STALE_SECS")]
     cluster_stale_secs: Option<u64>,
-    /// Password of the user Admin, made at the first start; later ones ignore it [default: Admin]
+    /// Password of the user Admin, made at the first start; later ones ignore it. On the command
+    /// line, everybody who can list processes sees it [default: Admin]
     #[arg(long, env = "XYLEM_ADMIN_PASSWORD", hide_env_values = true)]
     admin_password: Option<String>,
     /// TOML file with the same settings, as in `listen = "127.0.0.1:10000"`
@@ -70,17 +71,23 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{} is not a valid configuration", path.display())]
     Parse { path: PathBuf, source: toml::de::Error },
+    #[error("cluster_stale_secs must be at least 1: clusters report every few seconds")]
+    AlwaysStale,
 }
 
 impl Config {
     /// # Errors
-    /// When the file that is named cannot be read, or has unknown keys.
+    /// When the file that is named cannot be read or has unknown keys, or a value makes no sense.
     pub fn load(flags: Flags) -> Result<Self, ConfigError> {
         let file = match &flags.config {
             Some(path) => read(path)?,
             None => File::default(),
         };
-        Ok(Self::resolve(flags, file))
+        let config = Self::resolve(flags, file);
+        if config.cluster_stale_after.is_zero() {
+            return Err(ConfigError::AlwaysStale);
+        }
+        Ok(config)
     }
 
     fn resolve(flags: Flags, file: File) -> Self {

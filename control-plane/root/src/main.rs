@@ -1,3 +1,5 @@
+use std::io::IsTerminal;
+
 use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +15,11 @@ async fn main() -> anyhow::Result<()> {
         .with_env_var("XYLEM_LOG")
         .from_env()
         .context("XYLEM_LOG is not a filter such as \"info\" or \"xylem_root=debug\"")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;

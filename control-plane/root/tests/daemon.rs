@@ -27,7 +27,6 @@ impl Daemon {
             .args(["--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
             .env("XYLEM_ADMIN_PASSWORD", "from the environment")
-            .env("NO_COLOR", "1")
             .env_remove("XYLEM_LOG")
             .stderr(Stdio::piped())
             .kill_on_drop(true)

@@ -56,7 +56,8 @@ impl State {
                     total_cpu_cores: resources.vcpus,
                     cpu_percent: resources.cpu_percent,
                     aggregated_cpu_percent: resources.cpu_percent,
-                    memory: resources.memory,
+                    // Adding turns the -0.0 of an empty sum into 0.0.
+                    memory: resources.memory + 0.0,
                     memory_in_mb: resources.memory.max(0.0) as u64,
                     memory_percent: resources.memory_percent,
                     vgpus: resources.vgpus,
