@@ -42,7 +42,7 @@ pub fn is_over(flow: *mut Flow, packet: &Packet) -> bool {
 #[inline(always)]
 pub fn follow(ctx: &TcContext, packet: &Packet, flow: *mut Flow) -> Result<Verdict, DropReason> {
     // SAFETY: as in `find`.
-    let (src, dst, node) = unsafe { ((*flow).src, (*flow).dst, (*flow).node) };
+    let node = unsafe { (*flow).node };
     let mut peer = None;
     if node != 0 {
         let known = NODES.get(node).ok_or(DropReason::NodeDown)?;
@@ -64,7 +64,8 @@ pub fn follow(ctx: &TcContext, packet: &Packet, flow: *mut Flow) -> Result<Verdi
         count_traffic(&*flow, packet.len, now);
         (*flow).ifindex
     };
-    rewrite::addresses(ctx, packet, src.v4_word(), dst.v4_word())?;
+    // SAFETY: as in `find`.
+    unsafe { rewrite::addresses(ctx, packet, &(*flow).src, &(*flow).dst) }?;
     if let Some(peer) = peer {
         return tunnel::send(ctx, packet, peer.addr, peer.port);
     }

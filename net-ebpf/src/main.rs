@@ -30,7 +30,7 @@ use net_common::{
 
 use crate::{
     maps::{CONFIG, ENDPOINTS, FLOWS, INSTANCES, NODES, PEERS, SERVICES},
-    packet::{ETH_LEN, ETH_P_ARP, ETH_P_IP, Ipv4View, Packet, TUNNEL_LEN, UDP},
+    packet::{ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Ipv4Header, Packet, TUNNEL_LEN, UDP},
     tunnel::UdpHeader,
     verdict::{Verdict, count, finish},
 };
@@ -55,57 +55,60 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn try_from_instance(ctx: &TcContext) -> Result<Verdict, DropReason> {
-    match ethertype(ctx) {
-        ETH_P_IP => {}
+    let is_v4 = match ethertype(ctx) {
+        ETH_P_IP => true,
+        ETH_P_IPV6 => false,
         // The gateway's MAC is a permanent neighbour entry, but an instance may ask all the same.
         ETH_P_ARP => return Ok(Verdict::Pass),
         _ => return Err(DropReason::UnsupportedFamily),
-    }
+    };
     packet::pull_headers(ctx);
-    let packet = packet::parse(ctx, ETH_LEN)?;
+    let packet = packet::parse(ctx, ETH_LEN, is_v4)?;
     // SAFETY: a field of the context that the kernel passed.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     let key = packet.egress_key(ifindex);
     if let Some(flow) = flow::find(&key)
-        && !flow::is_over(flow, &packet)
+        && !flow::is_over(flow, packet)
     {
-        return flow::follow(ctx, &packet, flow);
+        return flow::follow(ctx, packet, flow);
     }
 
-    let client = local_instance(packet.src)?;
+    let client = local_instance(&packet.src)?;
     if client.ifindex != ifindex {
         return Err(DropReason::SpoofedSource);
     }
-    check_dialled(&packet)?;
+    check_dialled(packet)?;
     if client.instance_ip.is_unspecified() {
-        return miss::park(ctx, &packet, ifindex, EventKind::UnnamedSender);
+        return miss::park(ctx, packet, ifindex, EventKind::UnnamedSender);
     }
-    match place_from_client(&packet, client)? {
-        Some(verdict_key) => follow_placed(ctx, &packet, &verdict_key),
-        None => miss::park(ctx, &packet, ifindex, EventKind::Miss),
+    match place_from_client(packet, client)? {
+        Some(verdict_key) => follow_placed(ctx, packet, &verdict_key),
+        None => miss::park(ctx, packet, ifindex, EventKind::Miss),
     }
 }
 
 #[inline(always)]
 fn try_from_parked(ctx: &TcContext) -> Result<Verdict, DropReason> {
-    if ethertype(ctx) != ETH_P_IP {
-        return Err(DropReason::UnsupportedFamily);
-    }
+    let is_v4 = match ethertype(ctx) {
+        ETH_P_IP => true,
+        ETH_P_IPV6 => false,
+        _ => return Err(DropReason::UnsupportedFamily),
+    };
     packet::pull_headers(ctx);
-    let packet = packet::parse(ctx, ETH_LEN)?;
-    let client = local_instance(packet.src)?;
+    let packet = packet::parse(ctx, ETH_LEN, is_v4)?;
+    let client = local_instance(&packet.src)?;
     let key = packet.egress_key(client.ifindex);
     if let Some(flow) = flow::find(&key)
-        && !flow::is_over(flow, &packet)
+        && !flow::is_over(flow, packet)
     {
-        return flow::follow(ctx, &packet, flow);
+        return flow::follow(ctx, packet, flow);
     }
-    check_dialled(&packet)?;
+    check_dialled(packet)?;
     if client.instance_ip.is_unspecified() {
         return Err(DropReason::EndpointUnnamed);
     }
-    match place_from_client(&packet, client)? {
-        Some(key) => follow_placed(ctx, &packet, &key),
+    match place_from_client(packet, client)? {
+        Some(key) => follow_placed(ctx, packet, &key),
         None => Err(DropReason::Unresolved),
     }
 }
@@ -116,15 +119,15 @@ fn try_from_uplink(ctx: &TcContext) -> Result<Verdict, DropReason> {
         return pass(ctx);
     }
     packet::pull_headers(ctx);
-    let (Some(outer), Some(config)) = (Ipv4View::at(ctx, ETH_LEN), CONFIG.get(0)) else {
+    let (Some(outer), Some(config)) = (packet::at::<Ipv4Header>(ctx, ETH_LEN), CONFIG.get(0))
+    else {
         return pass(ctx);
     };
+    // SAFETY: inside the packet and aligned, as `at` says.
+    let outer = unsafe { &*outer };
     // The tunnel's own packets have no options; later fragments have no ports, and the first is
     // refused below, so that the rest never completes.
-    if outer.version_ihl() != 0x45
-        || outer.proto() != UDP
-        || outer.dst() != config.node_addr.v4_word()
-    {
+    if outer.version_ihl != 0x45 || outer.proto != UDP || outer.dst != config.node_addr.v4_word() {
         return pass(ctx);
     }
     let Some(udp) = packet::read::<UdpHeader>(ctx, ETH_LEN + packet::IPV4_LEN) else {
@@ -133,38 +136,36 @@ fn try_from_uplink(ctx: &TcContext) -> Result<Verdict, DropReason> {
     if udp.dport != config.tunnel_port {
         return pass(ctx);
     }
-    if outer.is_fragment() {
+    if Ipv4Header::is_fragment(outer.fragment) {
         return Err(DropReason::Fragment);
     }
 
-    let sender = PeerKey { addr: Addr::from_v4_word(outer.src()), port: udp.sport, _pad: 0 };
+    let sender = PeerKey { addr: Addr::from_v4_word(outer.src), port: udp.sport, _pad: 0 };
     // SAFETY: read at once.
     let peer = *unsafe { PEERS.get(sender) }.ok_or(DropReason::UnknownPeer)?;
 
     const INNER: usize = ETH_LEN + TUNNEL_LEN;
-    match packet::read::<u8>(ctx, INNER).ok_or(DropReason::Truncated)? >> 4 {
-        4 => {}
-        6 => return Err(DropReason::UnsupportedFamily),
+    let is_v4 = match packet::read::<u8>(ctx, INNER).ok_or(DropReason::Truncated)? >> 4 {
+        4 => true,
+        6 => false,
         _ => return Err(DropReason::TunnelMalformed),
-    }
-    let mut packet = packet::parse(ctx, INNER)?;
+    };
+    let packet = packet::parse(ctx, INNER, is_v4)?;
     let key = packet.tunnel_key(peer);
     let flow = match flow::find(&key) {
-        Some(flow) if !flow::is_over(flow, &packet) => flow,
-        _ => place_from_tunnel(&packet, peer)?,
+        Some(flow) if !flow::is_over(flow, packet) => flow,
+        _ => place_from_tunnel(packet, peer)?,
     };
-    tunnel::decapsulate(ctx)?;
+    tunnel::decapsulate(ctx, is_v4)?;
     count(ProgramCounter::Decapsulated, packet.len);
-    packet.l3 = ETH_LEN;
-    flow::follow(ctx, &packet, flow)
+    flow::follow(ctx, packet, flow)
 }
 
 /// The flow of a tunnel packet that has none at its own key.
 #[inline(always)]
 fn place_from_tunnel(packet: &Packet, peer: u32) -> Result<*mut net_common::Flow, DropReason> {
     // SAFETY: as in `local_instance`.
-    let server =
-        unsafe { ENDPOINTS.get(Addr::from_v4_word(packet.dst)) }.ok_or(DropReason::NoEndpoint)?;
+    let server = unsafe { ENDPOINTS.get(packet.dst) }.ok_or(DropReason::NoEndpoint)?;
     check_foreign_source(packet, peer)?;
     // An answer may carry either of the client's two addresses as its destination.
     let mut key = packet.tunnel_key(peer);
@@ -187,11 +188,11 @@ fn place_from_tunnel(packet: &Packet, peer: u32) -> Result<*mut net_common::Flow
 /// instance that lives on `peer`.
 #[inline(always)]
 fn check_foreign_source(packet: &Packet, peer: u32) -> Result<(), DropReason> {
-    if !is_service_address(packet.src) {
+    if !is_service_address(&packet.src) {
         return Err(DropReason::ForeignSource);
     }
     // SAFETY: read at once.
-    let Some(service) = (unsafe { SERVICES.get(Addr::from_v4_word(packet.src)) }) else {
+    let Some(service) = (unsafe { SERVICES.get(packet.src) }) else {
         return Ok(());
     };
     let lives_there = service.policy == Policy::Instance as u32
@@ -207,7 +208,7 @@ fn place_from_client(
     client: &Endpoint,
 ) -> Result<Option<net_common::FlowKey>, DropReason> {
     // SAFETY: as in `local_instance`.
-    let Some(service) = (unsafe { SERVICES.get(Addr::from_v4_word(packet.dst)) }) else {
+    let Some(service) = (unsafe { SERVICES.get(packet.dst) }) else {
         return Ok(None);
     };
     place::from_client(packet, client, service)?;
@@ -226,11 +227,10 @@ fn follow_placed(
 
 /// The instance of this node whose namespace IP is `source`.
 #[inline(always)]
-fn local_instance(source: u32) -> Result<&'static Endpoint, DropReason> {
-    let source = Addr::from_v4_word(source);
+fn local_instance(source: &Addr) -> Result<&'static Endpoint, DropReason> {
     // SAFETY: user space replaces entries whole, and frees one only after a grace period.
     match unsafe { ENDPOINTS.get(source) } {
-        Some(endpoint) if endpoint.namespace_ip == source => Ok(endpoint),
+        Some(endpoint) if endpoint.namespace_ip == *source => Ok(endpoint),
         _ => Err(DropReason::SpoofedSource),
     }
 }
@@ -241,12 +241,12 @@ fn check_dialled(packet: &Packet) -> Result<(), DropReason> {
     if packet.is_echo_reply() {
         return Err(DropReason::UnsupportedIcmp);
     }
-    if is_service_address(packet.dst) { Ok(()) } else { Err(DropReason::OutsideOverlay) }
+    if is_service_address(&packet.dst) { Ok(()) } else { Err(DropReason::OutsideOverlay) }
 }
 
 #[inline(always)]
-fn is_service_address(word: u32) -> bool {
-    CONFIG.get(0).is_some_and(|config| word & config.service_mask_v4 == config.service_net_v4)
+fn is_service_address(addr: &Addr) -> bool {
+    CONFIG.get(0).is_some_and(|config| config.is_service_address(addr))
 }
 
 #[inline(always)]
@@ -256,9 +256,9 @@ fn pass(ctx: &TcContext) -> Result<Verdict, DropReason> {
 }
 
 #[inline(always)]
-fn ethertype(ctx: &TcContext) -> u32 {
+fn ethertype(ctx: &TcContext) -> u16 {
     // SAFETY: a field of the context that the kernel passed.
-    u32::from(u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16))
+    u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16)
 }
 
 #[cfg(not(test))]

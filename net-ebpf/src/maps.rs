@@ -2,6 +2,7 @@
 //!
 //! Capacities are the defaults of `net_common::limits`; user space may create them with others.
 
+use crate::packet::Packet;
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
@@ -94,3 +95,9 @@ pub static NAMES: HashMap<
 /// Where a flow entry is put together before it is inserted. Not pinned.
 #[btf_map(name = "scratch")]
 pub static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
+
+/// What `packet::parse` found. In a map and not on the stack, so that the verifier forgets which
+/// way it was found: it looks at what follows once, and not once for each family, transport and
+/// number of extension headers. Not pinned.
+#[btf_map(name = "packet")]
+pub static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();

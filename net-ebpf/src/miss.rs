@@ -1,7 +1,7 @@
 //! Parks a packet: hands it to user space, which sends it on when it knows the destination.
 
 use aya_ebpf::{helpers::bpf_skb_load_bytes, programs::TcContext};
-use net_common::{Addr, DropReason, Event, EventKind, ProgramCounter, limits};
+use net_common::{DropReason, Event, EventKind, ProgramCounter, limits};
 
 use crate::{
     maps::EVENTS,
@@ -43,8 +43,8 @@ fn emit<const ROOM: usize>(
     let event = Event {
         kind: kind as u32,
         ifindex,
-        src: Addr::from_v4_word(packet.src),
-        dst: Addr::from_v4_word(packet.dst),
+        src: packet.src,
+        dst: packet.dst,
         packet_len: len,
         _pad: 0,
     };

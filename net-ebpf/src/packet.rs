@@ -1,79 +1,108 @@
-//! Reads the headers of an IPv4 packet, checking every bound once.
+//! Reads the headers of an IP packet, checking every bound once. What differs between IPv4 and
+//! IPv6 ends here and in `rewrite`.
 
 use aya_ebpf::{helpers::bpf_skb_pull_data, programs::TcContext};
-use net_common::{Addr, DropReason, FlowKey, flow::from_node};
+use net_common::{Addr, DropReason, FlowKey, flow::from_node, limits};
+
+use crate::maps::PACKET;
 
 pub const ETH_LEN: usize = 14;
 pub const IPV4_LEN: usize = 20;
+pub const IPV6_LEN: usize = 40;
 pub const UDP_LEN: usize = 8;
 /// What the tunnel adds between the Ethernet header and the inner packet.
 pub const TUNNEL_LEN: usize = IPV4_LEN + UDP_LEN;
 
-pub const ETH_P_IP: u32 = 0x0800;
-pub const ETH_P_ARP: u32 = 0x0806;
+pub const ETH_P_IP: u16 = 0x0800;
+pub const ETH_P_ARP: u16 = 0x0806;
+pub const ETH_P_IPV6: u16 = 0x86dd;
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+pub const ICMPV6: u8 = 58;
 
-/// More-fragments flag and offset, of the third word's upper half in network byte order.
+/// IPv6 extension headers (RFC 8200, 4).
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// More-fragments flag and offset of the IPv4 header.
 const FRAGMENT_MASK: u16 = 0x3fff;
 
 const ICMP_ECHO: u8 = 8;
 const ICMP_ECHO_REPLY: u8 = 0;
+const ICMPV6_ECHO: u8 = 128;
+const ICMPV6_ECHO_REPLY: u8 = 129;
 
-const TCP_FIN: u8 = 0x01;
-const TCP_SYN: u8 = 0x02;
-const TCP_RST: u8 = 0x04;
-const TCP_ACK: u8 = 0x10;
+const TCP_FIN: u32 = 0x01;
+const TCP_SYN: u32 = 0x02;
+const TCP_RST: u32 = 0x04;
+const TCP_ACK: u32 = 0x10;
 
-/// Headers that the programs look at: Ethernet, a tunnel, IPv4 with options, TCP.
-const HEADERS_LEN: u32 = (ETH_LEN + TUNNEL_LEN + 60 + 20) as u32;
+/// Headers that the programs look at: Ethernet, a tunnel, IPv6 with some extension headers or
+/// IPv4 with options, TCP.
+const HEADERS_LEN: u32 = (ETH_LEN + TUNNEL_LEN + 80 + 20) as u32;
 
 /// What the programs need of a packet. Ports are in network byte order; for ICMP echo `sport` is
 /// the identifier and `dport` the type and code.
-#[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Packet {
-    /// Offset of the IP header.
-    pub l3: usize,
-    /// Length of the IP header, 20…60.
-    pub ihl: usize,
-    pub src: u32,
-    pub dst: u32,
+    pub src: Addr,
+    pub dst: Addr,
+    /// From the IP header to the transport header.
+    pub header_len: u32,
+    /// IANA number.
+    pub proto: u32,
     pub sport: u16,
     pub dport: u16,
-    pub proto: u8,
-    pub tos: u8,
-    pub tcp_flags: u8,
+    /// Type of service or traffic class.
+    pub tos: u32,
+    pub tcp_flags: u32,
     /// Length of the IP packet as its header says it, checked against the buffer.
     pub len: u32,
 }
 
 impl Packet {
+    #[inline(always)]
     pub fn is_closing(&self) -> bool {
         self.tcp_flags & (TCP_FIN | TCP_RST) != 0
     }
 
     /// A connection is opened: SYN without ACK.
+    #[inline(always)]
     pub fn is_opening(&self) -> bool {
         self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 
+    #[inline(always)]
+    fn is_echo(&self) -> bool {
+        self.proto == u32::from(ICMP) || self.proto == u32::from(ICMPV6)
+    }
+
     /// An answer to a ping; it never opens a flow.
+    #[inline(always)]
     pub fn is_echo_reply(&self) -> bool {
-        self.proto == ICMP && self.dport == echo_port(ICMP_ECHO_REPLY)
+        self.is_echo() && self.dport == self.echo_reply()
+    }
+
+    /// What stands for a port in the answer to a ping.
+    #[inline(always)]
+    fn echo_reply(&self) -> u16 {
+        echo_port(if self.proto == u32::from(ICMP) { ICMP_ECHO_REPLY } else { ICMPV6_ECHO_REPLY })
     }
 
     /// As the flow table keys a packet that a local instance sends.
     #[inline(always)]
     pub fn egress_key(&self, ifindex: u32) -> FlowKey {
         FlowKey {
-            local: Addr::from_v4_word(self.src),
-            remote: Addr::from_v4_word(self.dst),
+            local: self.src,
+            remote: self.dst,
             local_port: self.sport,
             remote_port: self.dport,
             origin: ifindex,
-            proto: u32::from(self.proto),
+            proto: self.proto,
         }
     }
 
@@ -81,35 +110,27 @@ impl Packet {
     #[inline(always)]
     pub fn tunnel_key(&self, peer: u32) -> FlowKey {
         let (local_port, remote_port) =
-            if self.proto == ICMP { (self.sport, self.dport) } else { (self.dport, self.sport) };
+            if self.is_echo() { (self.sport, self.dport) } else { (self.dport, self.sport) };
         FlowKey {
-            local: Addr::from_v4_word(self.dst),
-            remote: Addr::from_v4_word(self.src),
+            local: self.dst,
+            remote: self.src,
             local_port,
             remote_port,
             origin: from_node(peer),
-            proto: u32::from(self.proto),
+            proto: self.proto,
         }
     }
 
     /// Ports of the answers to this packet, as seen by whoever sends them.
     #[inline(always)]
     pub fn ports_answered(&self) -> (u16, u16) {
-        if self.proto == ICMP {
-            (self.sport, echo_port(ICMP_ECHO_REPLY))
-        } else {
-            (self.dport, self.sport)
-        }
+        if self.is_echo() { (self.sport, self.echo_reply()) } else { (self.dport, self.sport) }
     }
 
     /// Ports of the answers to this packet, as seen by whoever receives them.
     #[inline(always)]
     pub fn ports_awaited(&self) -> (u16, u16) {
-        if self.proto == ICMP {
-            (self.sport, echo_port(ICMP_ECHO_REPLY))
-        } else {
-            (self.sport, self.dport)
-        }
+        if self.is_echo() { (self.sport, self.echo_reply()) } else { (self.sport, self.dport) }
     }
 }
 
@@ -127,20 +148,24 @@ pub fn pull_headers(ctx: &TcContext) {
     }
 }
 
-/// Reads a `T` at an even `offset`, if the packet is that long.
+/// Where a `T` stands at an even `offset`, if the packet is that long.
 ///
 /// Drivers align the IP header, so every even offset from the Ethernet header's beginning is at
 /// an even address. Nothing that is read is aligned to more: the compiler reads a larger number
-/// as its halves, and not byte by byte.
+/// as its halves, and not byte by byte. Fields are read through the pointer one by one: a copy of
+/// the whole would be taken through the stack.
 #[inline(always)]
-pub fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+pub fn at<T>(ctx: &TcContext, offset: usize) -> Option<*mut T> {
     const { assert!(align_of::<T>() <= 2) };
     let start = ctx.data() + offset;
-    if start + size_of::<T>() > ctx.data_end() {
-        return None;
-    }
-    // SAFETY: the bytes are inside the packet, as just checked, and aligned; `T` is plain bytes.
-    Some(unsafe { *(start as *const T) })
+    (start + size_of::<T>() <= ctx.data_end()).then_some(start as *mut T)
+}
+
+/// Reads a `T` at an even `offset`, if the packet is that long.
+#[inline(always)]
+pub fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+    // SAFETY: inside the packet and aligned, as `at` says; `T` is plain bytes.
+    at::<T>(ctx, offset).map(|start| unsafe { *start })
 }
 
 /// An IPv4 header without options, as it stands in the packet, at an even address.
@@ -159,124 +184,183 @@ pub struct Ipv4Header {
     pub dst: u32,
 }
 
-/// An IPv4 header where it stands in the packet. Fields are read one by one: a copy of the whole
-/// would be taken through the stack.
-#[derive(Clone, Copy)]
-pub struct Ipv4View(*const Ipv4Header);
-
-impl Ipv4View {
-    /// The header at `offset`, if the packet is that long.
+impl Ipv4Header {
+    /// Of a fragment field, in network byte order.
     #[inline(always)]
-    pub fn at(ctx: &TcContext, offset: usize) -> Option<Self> {
-        let start = ctx.data() + offset;
-        (start + size_of::<Ipv4Header>() <= ctx.data_end()).then_some(Self(start as *const _))
-    }
-
-    #[inline(always)]
-    pub fn version_ihl(self) -> u8 {
-        // SAFETY: here and below: inside the packet, as `at` has checked, and aligned as in `read`.
-        unsafe { (*self.0).version_ihl }
-    }
-
-    #[inline(always)]
-    pub fn tos(self) -> u8 {
-        // SAFETY: see above.
-        unsafe { (*self.0).tos }
-    }
-
-    #[inline(always)]
-    pub fn proto(self) -> u8 {
-        // SAFETY: see above.
-        unsafe { (*self.0).proto }
-    }
-
-    /// Network byte order.
-    #[inline(always)]
-    pub fn src(self) -> u32 {
-        // SAFETY: see above.
-        unsafe { (*self.0).src }
-    }
-
-    /// Network byte order.
-    #[inline(always)]
-    pub fn dst(self) -> u32 {
-        // SAFETY: see above.
-        unsafe { (*self.0).dst }
-    }
-
-    #[inline(always)]
-    pub fn is_fragment(self) -> bool {
-        // SAFETY: see above.
-        u16::from_be(unsafe { (*self.0).fragment }) & FRAGMENT_MASK != 0
-    }
-
-    /// Length of the header, and of the packet, when both make sense within `available` bytes.
-    #[inline(always)]
-    fn lengths(self, available: u32) -> Result<(usize, u32), DropReason> {
-        let ihl = usize::from(self.version_ihl() & 0x0f) * 4;
-        // SAFETY: see above.
-        let len = u32::from(u16::from_be(unsafe { (*self.0).total_len }));
-        if self.version_ihl() >> 4 != 4 || ihl < IPV4_LEN || (len as usize) < ihl {
-            return Err(DropReason::BadHeader);
-        }
-        if len > available {
-            return Err(DropReason::Truncated);
-        }
-        Ok((ihl, len))
+    pub fn is_fragment(field: u16) -> bool {
+        u16::from_be(field) & FRAGMENT_MASK != 0
     }
 }
 
-/// Parses the IPv4 packet at `l3`; whoever calls has called [`pull_headers`].
+/// An IPv6 header as it stands in the packet, at an even address.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct Ipv6Header {
+    pub version_class_flow: [u8; 4],
+    pub payload_len: u16,
+    pub next_header: u8,
+    pub hop_limit: u8,
+    pub src: [u32; 4],
+    pub dst: [u32; 4],
+}
+
+/// Parses the IP packet at `l3`, of the version that its first byte says; whoever calls has
+/// called [`pull_headers`].
 #[inline(always)]
-pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, DropReason> {
-    let header = Ipv4View::at(ctx, l3).ok_or(DropReason::Truncated)?;
+pub fn parse(ctx: &TcContext, l3: usize, is_v4: bool) -> Result<&'static Packet, DropReason> {
+    let packet = PACKET.get_ptr_mut(0).ok_or(DropReason::Truncated)?;
+    // SAFETY: this CPU's own element; the program is not interrupted by another of ours, and no
+    // other reference to it exists before it is returned.
+    let packet = unsafe { &mut *packet };
     let available = ctx.len().wrapping_sub(l3 as u32);
-    let (ihl, len) = header.lengths(available)?;
-    if header.is_fragment() {
+    let (proto, header_len) =
+        if is_v4 { ipv4(ctx, l3, available, packet)? } else { ipv6(ctx, l3, available, packet)? };
+    packet.proto = u32::from(proto);
+    packet.header_len = header_len as u32;
+    packet.tcp_flags = 0;
+    transport(ctx, l3, is_v4, packet)?;
+    Ok(packet)
+}
+
+#[inline(always)]
+fn ipv4(
+    ctx: &TcContext,
+    l3: usize,
+    available: u32,
+    packet: &mut Packet,
+) -> Result<(u8, usize), DropReason> {
+    let header = at::<Ipv4Header>(ctx, l3).ok_or(DropReason::Truncated)?;
+    // SAFETY: inside the packet and aligned, as `at` says.
+    let header = unsafe { &*header };
+    let header_len = usize::from(header.version_ihl & 0x0f) * 4;
+    let len = u32::from(u16::from_be(header.total_len));
+    if header.version_ihl >> 4 != 4 || header_len < IPV4_LEN || (len as usize) < header_len {
+        return Err(DropReason::BadHeader);
+    }
+    if len > available {
+        return Err(DropReason::Truncated);
+    }
+    if Ipv4Header::is_fragment(header.fragment) {
         return Err(DropReason::Fragment);
     }
-    let l4 = l3 + ihl;
-    let payload = len - ihl as u32;
+    packet.src = Addr::from_v4_word(header.src);
+    packet.dst = Addr::from_v4_word(header.dst);
+    packet.tos = u32::from(header.tos);
+    packet.len = len;
+    Ok((header.proto, header_len))
+}
 
-    let mut tcp_flags = 0;
-    let (sport, dport) = match header.proto() {
+#[inline(always)]
+fn ipv6(
+    ctx: &TcContext,
+    l3: usize,
+    available: u32,
+    packet: &mut Packet,
+) -> Result<(u8, usize), DropReason> {
+    let header = at::<Ipv6Header>(ctx, l3).ok_or(DropReason::Truncated)?;
+    // SAFETY: inside the packet and aligned, as `at` says.
+    let header = unsafe { &*header };
+    let len = IPV6_LEN as u32 + u32::from(u16::from_be(header.payload_len));
+    let [first, second, ..] = header.version_class_flow;
+    if first >> 4 != 6 {
+        return Err(DropReason::BadHeader);
+    }
+    if len > available {
+        return Err(DropReason::Truncated);
+    }
+    let (src, dst) = (Addr::from_words(header.src), Addr::from_words(header.dst));
+    // A v4-mapped address on the wire would pass for an IPv4 one (RFC 4942, 2.2).
+    if src.is_v4() || dst.is_v4() {
+        return Err(DropReason::BadHeader);
+    }
+    let (proto, header_len) = skip_extensions(ctx, l3, header.next_header)?;
+    if (len as usize) < header_len {
+        return Err(DropReason::ExtensionHeaders);
+    }
+    (packet.src, packet.dst) = (src, dst);
+    packet.tos = u32::from(first << 4 | second >> 4);
+    packet.len = len;
+    Ok((proto, header_len))
+}
+
+/// The first header that is no extension, and its distance from the IPv6 header.
+#[inline(always)]
+fn skip_extensions(ctx: &TcContext, l3: usize, first: u8) -> Result<(u8, usize), DropReason> {
+    let (mut header, mut distance) = (first, IPV6_LEN);
+    for _ in 0..limits::EXTENSION_HEADERS {
+        match header {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {}
+            FRAGMENT => return Err(DropReason::Fragment),
+            _ => return Ok((header, distance)),
+        }
+        let Some([next, units]) = read::<[u8; 2]>(ctx, l3 + distance) else {
+            return Err(DropReason::ExtensionHeaders);
+        };
+        header = next;
+        distance += (usize::from(units) + 1) * 8;
+    }
+    match header {
+        HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => Err(DropReason::ExtensionHeaders),
+        FRAGMENT => Err(DropReason::Fragment),
+        _ => Ok((header, distance)),
+    }
+}
+
+/// The longest distance from the IP header to the transport header: four extension headers of
+/// 2048 bytes.
+const HEADER_LEN_MASK: usize = 0x3fff;
+
+#[inline(always)]
+fn transport(
+    ctx: &TcContext,
+    l3: usize,
+    is_v4: bool,
+    packet: &mut Packet,
+) -> Result<(), DropReason> {
+    // Read back from the map, so that it is any length to the verifier, and masked, so that it is
+    // no longer than a packet.
+    let header_len = read_back(&packet.header_len) as usize & HEADER_LEN_MASK;
+    let proto = read_back(&packet.proto) as u8;
+    let l4 = l3 + header_len;
+    let payload = packet.len - header_len as u32;
+    match proto {
         TCP => {
             if payload < 20 {
                 return Err(DropReason::Truncated);
             }
-            let bytes: [u16; 7] = read(ctx, l4).ok_or(DropReason::Truncated)?;
-            tcp_flags = (u16::from_be(bytes[6]) & 0xff) as u8;
-            (bytes[0], bytes[1])
+            let words: [u16; 7] = read(ctx, l4).ok_or(DropReason::Truncated)?;
+            packet.tcp_flags = u32::from(u16::from_be(words[6]) & 0xff);
+            (packet.sport, packet.dport) = (words[0], words[1]);
         }
         UDP => {
             if payload < UDP_LEN as u32 {
                 return Err(DropReason::Truncated);
             }
             let ports: [u16; 4] = read(ctx, l4).ok_or(DropReason::Truncated)?;
-            (ports[0], ports[1])
+            (packet.sport, packet.dport) = (ports[0], ports[1]);
         }
-        ICMP => {
+        ICMP | ICMPV6 => {
             if payload < 8 {
                 return Err(DropReason::Truncated);
             }
             let words: [u16; 4] = read(ctx, l4).ok_or(DropReason::Truncated)?;
-            if words[0] != echo_port(ICMP_ECHO) && words[0] != echo_port(ICMP_ECHO_REPLY) {
+            let (request, reply) = if proto == ICMP {
+                (echo_port(ICMP_ECHO), echo_port(ICMP_ECHO_REPLY))
+            } else {
+                (echo_port(ICMPV6_ECHO), echo_port(ICMPV6_ECHO_REPLY))
+            };
+            if is_v4 != (proto == ICMP) || (words[0] != request && words[0] != reply) {
                 return Err(DropReason::UnsupportedIcmp);
             }
-            (words[2], words[0])
+            (packet.sport, packet.dport) = (words[2], words[0]);
         }
         _ => return Err(DropReason::UnsupportedProtocol),
-    };
-    Ok(Packet {
-        l3,
-        ihl,
-        src: header.src(),
-        dst: header.dst(),
-        sport,
-        dport,
-        proto: header.proto(),
-        tos: header.tos(),
-        tcp_flags,
-        len,
-    })
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn read_back(value: &u32) -> u32 {
+    // SAFETY: a reference is valid; volatile keeps the compiler from using what it just wrote.
+    unsafe { core::ptr::read_volatile(value) }
 }

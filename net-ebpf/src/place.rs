@@ -62,9 +62,13 @@ fn on_instance(packet: &Packet, client: &Endpoint, slot: u32, id: u32) -> Result
     if instance.state != InstanceState::Up as u32 {
         return Err(DropReason::NoInstance);
     }
+    let namespace_ip = instance.namespace_ip(&packet.dst);
+    if namespace_ip.is_unspecified() {
+        return Err(DropReason::NoInstance);
+    }
     let server_ifindex = if instance.node == 0 {
         // SAFETY: read at once; entries are replaced whole.
-        match unsafe { ENDPOINTS.get(instance.namespace_ip_v4) } {
+        match unsafe { ENDPOINTS.get(namespace_ip) } {
             Some(server) => server.ifindex,
             None => return Err(DropReason::NoInstance),
         }
@@ -75,7 +79,7 @@ fn on_instance(packet: &Packet, client: &Endpoint, slot: u32, id: u32) -> Result
 
     insert(
         &packet.egress_key(client.ifindex),
-        (client.instance_ip, instance.namespace_ip_v4),
+        (client.instance_ip, namespace_ip),
         Target { ifindex: server_ifindex, node: instance.node },
         Owner { service: slot, instance: id, generation: instance.generation, flags: 0 },
         BPF_ANY,
@@ -100,25 +104,25 @@ fn reserve_answers(
     let key = if instance.node == 0 {
         let (local_port, remote_port) = packet.ports_answered();
         FlowKey {
-            local: instance.namespace_ip_v4,
+            local: instance.namespace_ip(&packet.dst),
             remote: client.instance_ip,
             local_port,
             remote_port,
             origin: server_ifindex,
-            proto: u32::from(packet.proto),
+            proto: packet.proto,
         }
     } else {
         let (local_port, remote_port) = packet.ports_awaited();
         FlowKey {
             local: client.instance_ip,
-            remote: instance.instance_ip_v4,
+            remote: instance.instance_ip(&packet.dst),
             local_port,
             remote_port,
             origin: from_node(instance.node),
-            proto: u32::from(packet.proto),
+            proto: packet.proto,
         }
     };
-    let dialled = Addr::from_v4_word(packet.dst);
+    let dialled = packet.dst;
     if let Some(existing) = flow::find(&key) {
         // SAFETY: as in `flow::find`.
         let (taken_by, flags) = unsafe { ((*existing).src, (*existing).flags) };
@@ -152,7 +156,7 @@ pub fn from_tunnel(
     if server.instance_ip.is_unspecified() {
         return Err(DropReason::EndpointUnnamed);
     }
-    let client = Addr::from_v4_word(packet.src);
+    let client = packet.src;
     let owner = |flags| Owner {
         service: 0,
         instance: server.instance,
@@ -167,7 +171,7 @@ pub fn from_tunnel(
             local_port,
             remote_port,
             origin: server.ifindex,
-            proto: u32::from(packet.proto),
+            proto: packet.proto,
         };
         insert(
             &key,

@@ -2,8 +2,8 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
-        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
+        BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::bpf_redirect_neigh,
@@ -13,7 +13,7 @@ use net_common::{Addr, DropReason, ProgramCounter, checksum};
 
 use crate::{
     maps::CONFIG,
-    packet::{ETH_LEN, Ipv4Header, Packet, TUNNEL_LEN, UDP, UDP_LEN},
+    packet::{self, ETH_LEN, ETH_P_IP, ETH_P_IPV6, Ipv4Header, Packet, TUNNEL_LEN, UDP, UDP_LEN},
     verdict::{Verdict, count},
 };
 
@@ -61,7 +61,7 @@ pub fn send(
     let mut ip = Ipv4Header {
         version_ihl: 0x45,
         // DSCP and ECN go along (RFC 6040, 4.1, normal mode).
-        tos: packet.tos,
+        tos: packet.tos as u8,
         total_len: ((packet.len + TUNNEL_LEN as u32) as u16).to_be(),
         // Never fragmented, so no identification is needed (RFC 6864, 4.1).
         id: 0,
@@ -84,8 +84,14 @@ pub fn send(
     if start + TUNNEL_LEN > ctx.data_end() {
         return Err(DropReason::RewriteFailed);
     }
-    // SAFETY: the bytes are inside the packet, as just checked, and aligned as in `packet::read`.
-    unsafe { *(start as *mut Outer) = Outer { ip, udp } };
+    // SAFETY: the bytes are inside the packet, as just checked, and aligned as in `packet::at`.
+    unsafe {
+        if !packet.src.is_v4() {
+            // The kernel has changed the buffer's protocol, but not the Ethernet header's.
+            *((start - 2) as *mut u16) = ETH_P_IP.to_be();
+        }
+        *(start as *mut Outer) = Outer { ip, udp };
+    }
 
     count(ProgramCounter::Encapsulated, packet.len);
     // SAFETY: no next hop is given: the kernel looks route and neighbour up, and resolves it.
@@ -93,12 +99,19 @@ pub fn send(
     Ok(Verdict::Redirect(action as i32))
 }
 
-/// Takes the outer headers off.
+/// Takes the outer headers off a packet whose inner one is of either family.
 #[inline(always)]
-pub fn decapsulate(ctx: &TcContext) -> Result<(), DropReason> {
-    const FLAGS: u32 = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV4;
-    ctx.adjust_room(-(TUNNEL_LEN as i32), BPF_ADJ_ROOM_MAC, u64::from(FLAGS))
-        .map_err(|_| DropReason::RewriteFailed)
+pub fn decapsulate(ctx: &TcContext, is_v4: bool) -> Result<(), DropReason> {
+    let family = if is_v4 { BPF_F_ADJ_ROOM_DECAP_L3_IPV4 } else { BPF_F_ADJ_ROOM_DECAP_L3_IPV6 };
+    let flags = BPF_F_ADJ_ROOM_FIXED_GSO | family;
+    ctx.adjust_room(-(TUNNEL_LEN as i32), BPF_ADJ_ROOM_MAC, u64::from(flags))
+        .map_err(|_| DropReason::RewriteFailed)?;
+    if !is_v4 {
+        let ethertype = packet::at::<u16>(ctx, ETH_LEN - 2).ok_or(DropReason::RewriteFailed)?;
+        // SAFETY: inside the packet and aligned, as `at` says.
+        unsafe { *ethertype = ETH_P_IPV6.to_be() };
+    }
+    Ok(())
 }
 
 #[inline(always)]

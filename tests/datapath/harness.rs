@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use aya::{
@@ -42,6 +42,14 @@ pub struct Host {
     pub instance_ip: Ipv4Addr,
 }
 
+/// The IPv6 addresses of a [`Host`].
+#[derive(Clone, Copy, Debug)]
+pub struct HostV6 {
+    pub id: u32,
+    pub namespace_ip: Ipv6Addr,
+    pub instance_ip: Ipv6Addr,
+}
+
 impl Datapath {
     /// Loads the object that the net manager embeds, with a node configured and the peer
     /// [`PEER_IP`] as node 1.
@@ -71,6 +79,10 @@ impl Datapath {
             _pad: 0,
             service_net_v4: u32::from_ne_bytes([10, 30, 0, 0]),
             service_mask_v4: u32::from_ne_bytes([255, 255, 0, 0]),
+            service_net_v6: u32::from_ne_bytes([0xfd, 0xff, 0, 0]),
+            service_mask_v6: u32::from_ne_bytes([0xff, 0xff, 0, 0]),
+            features: 1,
+            _pad2: 0,
         });
         datapath.node(1, PEER_IP, NodeKind::Xylem);
         datapath.peer(PEER_IP, TUNNEL_PORT, 1);
@@ -117,6 +129,28 @@ impl Datapath {
         self.array::<Instance>("instances").set(id, instance, 0).expect("in range");
     }
 
+    /// The IPv6 addresses of an instance that is there already.
+    pub fn instance_v6(&mut self, host: &HostV6) {
+        let mut instances = self.array::<Instance>("instances");
+        let mut instance = instances.get(&host.id, 0).expect("in range");
+        instance.namespace_ip_v6 = host.namespace_ip.into();
+        instance.instance_ip_v6 = host.instance_ip.into();
+        instances.set(host.id, instance, 0).expect("in range");
+        if instance.node == 0 {
+            let endpoint = Endpoint {
+                namespace_ip: host.namespace_ip.into(),
+                instance_ip: host.instance_ip.into(),
+                ifindex: IFINDEX,
+                instance: host.id,
+                generation: 1,
+                _pad: 0,
+            };
+            for address in [host.namespace_ip, host.instance_ip] {
+                self.set_endpoint(address, endpoint);
+            }
+        }
+    }
+
     /// Both addresses of an instance of this node behind the veth `ifindex`.
     pub fn endpoint(&mut self, host: Host, ifindex: u32) {
         let endpoint = Endpoint {
@@ -134,14 +168,12 @@ impl Datapath {
         }
     }
 
-    pub fn set_endpoint(&mut self, address: Ipv4Addr, endpoint: Endpoint) {
-        self.hash::<Addr, Endpoint>("endpoints")
-            .insert(Addr::from(address), endpoint, 0)
-            .expect("room");
+    pub fn set_endpoint(&mut self, address: impl Into<Addr>, endpoint: Endpoint) {
+        self.hash::<Addr, Endpoint>("endpoints").insert(address.into(), endpoint, 0).expect("room");
     }
 
     /// A round-robin address over `instances`, in this order.
-    pub fn round_robin(&mut self, address: Ipv4Addr, slot: u32, instances: &[u32]) {
+    pub fn round_robin(&mut self, address: impl Into<Addr>, slot: u32, instances: &[u32]) {
         let mut table: Array<MapData, u32> =
             Array::create(1 + instances.len() as u32, BPF_F_INNER_MAP).expect("an inner map");
         table.set(0, instances.len() as u32, 0).expect("in range");
@@ -159,14 +191,12 @@ impl Datapath {
     }
 
     /// An address that leads to one instance.
-    pub fn instance_address(&mut self, address: Ipv4Addr, slot: u32, instance: u32) {
+    pub fn instance_address(&mut self, address: impl Into<Addr>, slot: u32, instance: u32) {
         self.service(address, Service { policy: Policy::Instance as u32, slot, instance, _pad: 0 });
     }
 
-    pub fn service(&mut self, address: Ipv4Addr, service: Service) {
-        self.hash::<Addr, Service>("services")
-            .insert(Addr::from(address), service, 0)
-            .expect("room");
+    pub fn service(&mut self, address: impl Into<Addr>, service: Service) {
+        self.hash::<Addr, Service>("services").insert(address.into(), service, 0).expect("room");
     }
 
     /// The program's return value and the packet as it left it. Counters that this run changes

@@ -2,6 +2,7 @@
 #![expect(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod harness;
+mod ipv6;
 mod local;
 mod malformed;
 mod misses;

@@ -124,9 +124,12 @@ fn other_protocols_are_dropped() {
             patched(echo_request(CLIENT.namespace_ip, SERVICE, 1), ETH_LEN + 20, &[icmp_type]);
         dp.assert_dropped("from_instance", &packet, DropReason::UnsupportedIcmp);
     }
-    let ipv6 = patched(tcp_syn(), 12, &[0x86, 0xdd]);
-    dp.assert_dropped("from_instance", &ipv6, DropReason::UnsupportedFamily);
-    dp.assert_dropped("from_parked", &ipv6, DropReason::UnsupportedFamily);
+    let mpls = patched(tcp_syn(), 12, &[0x88, 0x47]);
+    dp.assert_dropped("from_instance", &mpls, DropReason::UnsupportedFamily);
+    dp.assert_dropped("from_parked", &mpls, DropReason::UnsupportedFamily);
+    // An IPv4 packet in a frame that says IPv6.
+    let mislabelled = patched(tcp_syn(), 12, &[0x86, 0xdd]);
+    dp.assert_dropped("from_instance", &mislabelled, DropReason::BadHeader);
     let arp = patched(tcp_syn(), 12, &[0x08, 0x06]);
     assert_eq!(dp.run("from_instance", &arp).0, PASS);
 }
@@ -139,6 +142,4 @@ fn tunnel_packets_without_an_ip_packet_are_dropped() {
         let packet = patched(tunnelled(&inner), ETH_LEN + TUNNEL_LEN, &[first]);
         dp.assert_dropped("from_uplink", &packet, DropReason::TunnelMalformed);
     }
-    let ipv6 = patched(tunnelled(&inner), ETH_LEN + TUNNEL_LEN, &[0x65]);
-    dp.assert_dropped("from_uplink", &ipv6, DropReason::UnsupportedFamily);
 }

@@ -55,6 +55,12 @@ impl Addr {
         self.0[0] | self.0[1] | self.0[2] | self.0[3] == 0
     }
 
+    /// An IPv6 address from its 16 bytes as they stand in a packet, read as four words.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self(words)
+    }
+
     /// The address's words in network byte order.
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {

@@ -28,6 +28,20 @@ pub struct Instance {
     pub _pad: u32,
 }
 
+impl Instance {
+    /// Its namespace IP of the family of `like`.
+    #[inline(always)]
+    pub fn namespace_ip(&self, like: &Addr) -> Addr {
+        if like.is_v4() { self.namespace_ip_v4 } else { self.namespace_ip_v6 }
+    }
+
+    /// Its instance IP of the family of `like`.
+    #[inline(always)]
+    pub fn instance_ip(&self, like: &Addr) -> Addr {
+        if like.is_v4() { self.instance_ip_v4 } else { self.instance_ip_v6 }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InstanceState {
     Absent = 0,

@@ -41,3 +41,7 @@ pub const TUNNEL_OVERHEAD_V4: u32 = 28;
 
 /// How many places of the lookup table are tried when the chosen instance cannot take the flow.
 pub const PLACEMENT_TRIES: u32 = 4;
+
+/// IPv6 extension headers that are looked through; a packet with more is dropped. RFC 8200
+/// recommends at most one of each kind, of which four may stand before a transport header.
+pub const EXTENSION_HEADERS: u32 = 4;

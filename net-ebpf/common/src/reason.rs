@@ -40,11 +40,11 @@ reasons! {
     SpoofedSource = 2, "spoofed-source";
     /// A fragment: the overlay does not follow fragments yet.
     Fragment = 3, "fragment";
-    /// Neither TCP, UDP nor ICMP.
+    /// Neither TCP, UDP nor ICMP nor ICMPv6.
     UnsupportedProtocol = 4, "unsupported-protocol";
     /// ICMP other than echo.
     UnsupportedIcmp = 5, "unsupported-icmp";
-    /// Not IPv4: the overlay carries nothing else yet.
+    /// Neither IPv4 nor IPv6: the overlay carries nothing else.
     UnsupportedFamily = 6, "unsupported-family";
     /// The destination is neither a service IP nor an instance IP.
     OutsideOverlay = 7, "outside-overlay";
@@ -76,6 +76,8 @@ reasons! {
     EndpointUnnamed = 20, "endpoint-unnamed";
     /// The node's configuration or uplink is not set up yet.
     NotConfigured = 21, "not-configured";
+    /// More IPv6 extension headers than are looked through, or one cut short.
+    ExtensionHeaders = 22, "extension-headers";
 }
 
 impl DropReason {

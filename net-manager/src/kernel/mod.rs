@@ -9,4 +9,5 @@ pub mod inject;
 pub mod netlink;
 pub mod netns;
 pub mod sweep;
+pub mod version;
 pub mod veth;

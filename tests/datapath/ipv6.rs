@@ -1,0 +1,186 @@
+//! The same over IPv6.
+
+use std::net::Ipv6Addr;
+
+use etherparse::{IcmpEchoHeader, Icmpv6Type};
+use net_common::DropReason;
+
+use crate::{
+    CLIENT, FAR, NEAR, SLOT,
+    harness::{DROP, Datapath, HostV6, NODE_IP, PEER_IP, REDIRECT, TUNNEL_PORT},
+    packets::*,
+};
+
+const fn host(id: u32, namespace: u16, instance: u16) -> HostV6 {
+    HostV6 {
+        id,
+        namespace_ip: Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, namespace),
+        instance_ip: Ipv6Addr::new(0xfdff, 0, 0, 0, 0, 0, 0, instance),
+    }
+}
+
+const CLIENT6: HostV6 = host(CLIENT.id, 2, 2);
+const NEAR6: HostV6 = host(NEAR.id, 3, 3);
+const FAR6: HostV6 = host(FAR.id, 0x102, 4);
+const SERVICE6: Ipv6Addr = Ipv6Addr::new(0xfdff, 0x2000, 0, 0, 0, 0, 0, 9);
+/// An extension header of 8 bytes whose next header is this.
+const fn extension(next: u8) -> [u8; 8] {
+    [next, 0, 1, 4, 0, 0, 0, 0]
+}
+
+fn datapath(server: u32) -> Datapath {
+    let mut datapath = Datapath::load();
+    for (host, host_v6, node) in [(CLIENT, CLIENT6, 0), (NEAR, NEAR6, 0), (FAR, FAR6, 1)] {
+        datapath.instance(host, node);
+        datapath.instance_v6(&host_v6);
+    }
+    datapath.round_robin(SERVICE6, SLOT, &[server]);
+    datapath
+}
+
+fn echo(reply: bool, src: Ipv6Addr, dst: Ipv6Addr) -> Vec<u8> {
+    let header = IcmpEchoHeader { id: 77, seq: 1 };
+    let kind = if reply { Icmpv6Type::EchoReply(header) } else { Icmpv6Type::EchoRequest(header) };
+    icmpv6(src, dst, kind)
+}
+
+/// Puts extension headers behind the IPv6 header; the last names the transport.
+fn with_extensions(packet: &[u8], kinds: &[u8]) -> Vec<u8> {
+    let transport = packet[ETH_LEN + 6];
+    let mut out = packet[..ETH_LEN + 40].to_vec();
+    for (index, _) in kinds.iter().enumerate() {
+        out.extend(extension(*kinds.get(index + 1).unwrap_or(&transport)));
+    }
+    out.extend_from_slice(&packet[ETH_LEN + 40..]);
+    if let Some(first) = kinds.first() {
+        out[ETH_LEN + 6] = *first;
+    }
+    let payload = (out.len() - ETH_LEN - 40) as u16;
+    out[ETH_LEN + 4..ETH_LEN + 6].copy_from_slice(&payload.to_be_bytes());
+    out
+}
+
+#[test]
+fn flows_on_one_node_are_translated_there_and_back() {
+    let mut dp = datapath(NEAR.id);
+    let (client, service) = ((CLIENT6.namespace_ip, 40_000), (SERVICE6, 80));
+    let there = Seen { src: (CLIENT6.instance_ip, 40_000), dst: (NEAR6.namespace_ip, 80) };
+    let (from, to) = ((NEAR6.namespace_ip, 80), (CLIENT6.instance_ip, 40_000));
+    let back = Seen { src: service, dst: client };
+    for (question, answer) in [
+        (tcp(client, service, SYN, b"odd"), tcp(from, to, SYN_ACK, b"")),
+        (udp(client, service, b"query"), udp(from, to, b"answer")),
+    ] {
+        let (verdict, out) = dp.run("from_instance", &question);
+        assert_eq!((verdict, seen_v6(&out)), (REDIRECT, there));
+        let (verdict, out) = dp.run("from_instance", &answer);
+        assert_eq!((verdict, seen_v6(&out)), (REDIRECT, back));
+    }
+    let (verdict, out) = dp.run("from_instance", &echo(false, CLIENT6.namespace_ip, SERVICE6));
+    let there = Seen { src: (CLIENT6.instance_ip, 77), dst: (NEAR6.namespace_ip, 77) };
+    assert_eq!((verdict, seen_v6(&out)), (REDIRECT, there));
+    let reply = echo(true, NEAR6.namespace_ip, CLIENT6.instance_ip);
+    let (verdict, out) = dp.run("from_instance", &reply);
+    let back = Seen { src: (SERVICE6, 77), dst: (CLIENT6.namespace_ip, 77) };
+    assert_eq!((verdict, seen_v6(&out)), (REDIRECT, back));
+}
+
+#[test]
+fn flows_between_nodes_go_through_the_ipv4_tunnel() {
+    let mut dp = datapath(FAR.id);
+    let client = (CLIENT6.namespace_ip, 40_000);
+    let (verdict, out) = dp.run("from_instance", &tcp(client, (SERVICE6, 80), SYN, b""));
+    assert_eq!(verdict, REDIRECT);
+    assert_eq!(out[12..14], [0x08, 0x00], "the frame now carries IPv4");
+    let (outer, inner) = unwrapped(&out);
+    assert_eq!(outer, Seen { src: (NODE_IP, TUNNEL_PORT), dst: (PEER_IP, TUNNEL_PORT) });
+    assert_eq!(
+        seen_v6(&inner),
+        Seen { src: (CLIENT6.instance_ip, 40_000), dst: (FAR6.namespace_ip, 80) }
+    );
+    let answer = tcp((FAR6.instance_ip, 80), (CLIENT6.instance_ip, 40_000), SYN_ACK, b"hi");
+    let (verdict, out) = dp.run("from_uplink", &tunnelled(&answer));
+    assert_eq!(verdict, REDIRECT);
+    assert_eq!(out[12..14], [0x86, 0xdd], "the frame carries IPv6 again");
+    assert_eq!(seen_v6(&out), Seen { src: (SERVICE6, 80), dst: client });
+
+    // And a client on the other node.
+    let question = udp((FAR6.instance_ip, 5000), (NEAR6.namespace_ip, 53), b"query");
+    let (verdict, out) = dp.run("from_uplink", &tunnelled(&question));
+    let there = Seen { src: (FAR6.instance_ip, 5000), dst: (NEAR6.namespace_ip, 53) };
+    assert_eq!((verdict, seen_v6(&out)), (REDIRECT, there));
+    let answer = udp((NEAR6.namespace_ip, 53), (FAR6.instance_ip, 5000), b"answer");
+    let (verdict, out) = dp.run("from_instance", &answer);
+    let back = Seen { src: (NEAR6.instance_ip, 53), dst: (FAR6.instance_ip, 5000) };
+    assert_eq!((verdict, seen_v6(&unwrapped(&out).1)), (REDIRECT, back));
+}
+
+#[test]
+fn extension_headers_are_looked_through_up_to_the_limit() {
+    let mut dp = datapath(NEAR.id);
+    let packet = tcp((CLIENT6.namespace_ip, 40_000), (SERVICE6, 80), SYN, b"data");
+    let there = Seen { src: (CLIENT6.instance_ip, 40_000), dst: (NEAR6.namespace_ip, 80) };
+    for kinds in [&[0][..], &[60], &[0, 60], &[0, 60, 43, 60]] {
+        let (verdict, out) = dp.run("from_instance", &with_extensions(&packet, kinds));
+        assert_eq!(verdict, REDIRECT, "{kinds:?}: {:?}", dp.changed());
+        let behind = out[ETH_LEN + 40..ETH_LEN + 40 + 8 * kinds.len()].to_vec();
+        let mut without = out[..ETH_LEN + 40].to_vec();
+        without.extend_from_slice(&out[ETH_LEN + 40 + 8 * kinds.len()..]);
+        without[ETH_LEN + 6] = 6;
+        let payload = (without.len() - ETH_LEN - 40) as u16;
+        without[ETH_LEN + 4..ETH_LEN + 6].copy_from_slice(&payload.to_be_bytes());
+        assert_eq!(seen_v6(&without), there, "{kinds:?}");
+        assert_eq!(behind[1..8], extension(0)[1..], "the headers are left in place");
+    }
+    let five = with_extensions(&packet, &[0, 60, 60, 60, 60]);
+    dp.assert_dropped("from_instance", &five, DropReason::ExtensionHeaders);
+    let fragment = with_extensions(&packet, &[0, 44]);
+    dp.assert_dropped("from_instance", &fragment, DropReason::Fragment);
+    // A header that is longer than the packet.
+    let long = patched(with_extensions(&packet, &[0]), ETH_LEN + 41, &[255]);
+    dp.assert_dropped("from_instance", &long, DropReason::ExtensionHeaders);
+}
+
+#[test]
+fn what_is_no_proper_packet_is_dropped() {
+    let mut dp = datapath(NEAR.id);
+    let packet = tcp((CLIENT6.namespace_ip, 40_000), (SERVICE6, 80), SYN, b"");
+    for len in ETH_LEN + 40..packet.len() {
+        dp.assert_dropped("from_instance", &packet[..len], DropReason::Truncated);
+    }
+    let mapped = patched(packet.clone(), ETH_LEN + 8, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255]);
+    dp.assert_dropped("from_instance", &mapped, DropReason::BadHeader);
+    let spoofed = tcp((NEAR6.instance_ip, 40_000), (SERVICE6, 80), SYN, b"");
+    dp.assert_dropped("from_instance", &spoofed, DropReason::SpoofedSource);
+    let outside = "2001:db8::1".parse::<Ipv6Addr>().unwrap();
+    let packet = tcp((CLIENT6.namespace_ip, 40_000), (outside, 80), SYN, b"");
+    dp.assert_dropped("from_instance", &packet, DropReason::OutsideOverlay);
+    let solicitation = patched(echo(false, CLIENT6.namespace_ip, SERVICE6), ETH_LEN + 40, &[133]);
+    dp.assert_dropped("from_instance", &solicitation, DropReason::UnsupportedIcmp);
+    let wrong_icmp = ip(CLIENT6.namespace_ip, SERVICE6, 1);
+    dp.assert_dropped("from_instance", &wrong_icmp, DropReason::UnsupportedIcmp);
+    let foreign = udp((outside, 5000), (NEAR6.namespace_ip, 53), b"x");
+    dp.assert_dropped("from_uplink", &tunnelled(&foreign), DropReason::ForeignSource);
+}
+
+#[test]
+fn an_instance_without_ipv6_gets_no_ipv6_flows() {
+    let mut dp = datapath(NEAR.id);
+    dp.instance(crate::FAR2, 1);
+    dp.round_robin(SERVICE6, SLOT, &[crate::FAR2.id]);
+    let packet = tcp((CLIENT6.namespace_ip, 40_000), (SERVICE6, 80), SYN, b"");
+    dp.assert_dropped("from_instance", &packet, DropReason::NoInstance);
+}
+
+#[test]
+fn an_unknown_service_is_parked() {
+    let mut dp = datapath(NEAR.id);
+    let other = Ipv6Addr::new(0xfdff, 0x2000, 0, 0, 0, 0, 0, 10);
+    let packet = tcp((CLIENT6.namespace_ip, 40_000), (other, 80), SYN, b"");
+    let (verdict, _) = dp.run("from_instance", &packet);
+    assert_eq!((verdict, dp.changed()), (DROP, vec![("parked".to_owned(), 1)]));
+    let events = dp.events();
+    assert_eq!((events[0].0.dst, &events[0].1), (other.into(), &packet));
+    dp.round_robin(other, 6, &[NEAR.id]);
+    assert_eq!(dp.run("from_parked", &packet).0, REDIRECT);
+}
