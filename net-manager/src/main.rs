@@ -1,6 +1,10 @@
 //! `xylem-net-manager`: the worker's network daemon.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, IsTerminal},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
         .with_env_filter(
             EnvFilter::try_from_env("XYLEM_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
         )
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
     match run(args) {

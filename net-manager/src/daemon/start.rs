@@ -1,7 +1,7 @@
 //! The start: takes over whatever a net manager before left in the kernel, finishes what it had
 //! not finished, and begins to serve.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use net_maps::{MapsError, OpenError, PinnedMaps};
 use tokio::{
@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::{
     Daemon, Inputs, Sweeper,
@@ -178,6 +178,10 @@ async fn serve(
     if !api.is_finished() && timeout(STOP_PATIENCE, &mut api).await.is_err() {
         error!("requests under way did not end in time");
         api.abort();
+    }
+    // Whoever dials it now learns at once that nobody is there.
+    if let Err(error) = fs::remove_file(&config.socket) {
+        debug!(%error, "the socket stays");
     }
     events.abort();
     daemon_stop.cancel();
