@@ -63,6 +63,10 @@ fn try_from_instance(ctx: &TcContext) -> Result<Verdict, DropReason> {
         _ => return Err(DropReason::UnsupportedFamily),
     };
     packet::pull_headers(ctx);
+    if !is_v4 && packet::is_link_multicast(ctx) {
+        // What every IPv6 stack says on its link by itself (RFC 3810), and nobody here listens to.
+        return pass(ctx);
+    }
     let packet = packet::parse(ctx, ETH_LEN, is_v4)?;
     // SAFETY: a field of the context that the kernel passed.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };

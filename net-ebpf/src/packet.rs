@@ -204,6 +204,13 @@ pub struct Ipv6Header {
     pub dst: [u32; 4],
 }
 
+/// Whether an IPv6 packet is for everybody on its link only, ff02::/16 (RFC 4291, 2.7).
+#[inline(always)]
+pub fn is_link_multicast(ctx: &TcContext) -> bool {
+    const DESTINATION: usize = ETH_LEN + 24;
+    read::<u16>(ctx, DESTINATION) == Some(u16::from_ne_bytes([0xff, 0x02]))
+}
+
 /// Parses the IP packet at `l3`, of the version that its first byte says; whoever calls has
 /// called [`pull_headers`].
 #[inline(always)]

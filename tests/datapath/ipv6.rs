@@ -7,7 +7,7 @@ use net_common::DropReason;
 
 use crate::{
     CLIENT, FAR, NEAR, SLOT,
-    harness::{DROP, Datapath, HostV6, NODE_IP, PEER_IP, REDIRECT, TUNNEL_PORT},
+    harness::{DROP, Datapath, HostV6, NODE_IP, PASS, PEER_IP, REDIRECT, TUNNEL_PORT},
     packets::*,
 };
 
@@ -183,4 +183,15 @@ fn an_unknown_service_is_parked() {
     assert_eq!((events[0].0.dst, &events[0].1), (other.into(), &packet));
     dp.round_robin(other, 6, &[NEAR.id]);
     assert_eq!(dp.run("from_parked", &packet).0, REDIRECT);
+}
+
+#[test]
+fn what_a_stack_says_on_its_link_is_left_alone() {
+    let mut dp = datapath(NEAR.id);
+    let all_routers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+    let solicitation =
+        patched(echo(false, Ipv6Addr::UNSPECIFIED, all_routers), ETH_LEN + 40, &[133]);
+    let (verdict, out) = dp.run("from_instance", &solicitation);
+    assert_eq!((verdict, &out), (PASS, &solicitation));
+    assert_eq!(dp.changed(), [("passed".to_owned(), 1)]);
 }

@@ -6,6 +6,7 @@
 
 mod daemons;
 mod first_packet;
+mod ipv6;
 mod path;
 mod scene;
 mod traffic;
@@ -36,12 +37,13 @@ fn main() -> ExitCode {
 
 /// The trials, each with its part of the platform; the last one drops it.
 fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
-    let list: [(&str, Check); 13] = [
+    let list: [(&str, Check); 14] = [
         ("tcp_stream_same_node", |scene| traffic::tcp_stream(scene, scene.near.rr_ip)),
         ("tcp_stream_across_nodes", |scene| traffic::tcp_stream(scene, scene.far.rr_ip)),
         ("tcp_requests", traffic::tcp_requests),
         ("udp_datagrams_of_every_size", traffic::udp_datagrams),
         ("ping", traffic::ping),
+        ("ipv6_on_one_node_and_across", ipv6::tcp_and_udp),
         ("a_burst_of_connections_spreads_evenly", traffic::even_spread),
         ("an_instance_dials_its_own_service", traffic::self_dial),
         ("corrupted_tunnel_packets_do_not_arrive", traffic::corrupted),

@@ -1,7 +1,7 @@
 //! The platform of all trials: a client and a server on the first worker, servers on the second.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     process::Command,
     sync::{Mutex, MutexGuard},
     time::Duration,
@@ -26,6 +26,7 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// A service with one instance, on which the load servers listen.
 pub struct Served {
     pub rr_ip: Ipv4Addr,
+    pub rr_ip_v6: Ipv6Addr,
     pub instance_ip: Ipv4Addr,
     pub namespace_ip: Ipv4Addr,
     pub inside: Inside,
@@ -83,6 +84,7 @@ impl Scene {
             let server = inside.run(Server::start).context("no load servers")?;
             Ok::<_, anyhow::Error>(Served {
                 rr_ip: service.rr_ip,
+                rr_ip_v6: service.rr_ip_v6.context("no IPv6 service IP")?,
                 instance_ip: instance.instance_ip.context("no instance IP")?,
                 namespace_ip: instance.namespace_ip.context("no namespace IP")?,
                 inside,

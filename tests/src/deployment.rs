@@ -1,6 +1,9 @@
 //! Applications as a suite deploys them: over REST, from an SLA.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -32,6 +35,7 @@ pub struct Service {
     pub id: String,
     pub name: String,
     pub rr_ip: Ipv4Addr,
+    pub rr_ip_v6: Option<Ipv6Addr>,
 }
 
 /// An SLA with one application called `name`.
@@ -84,7 +88,12 @@ pub fn create(
     let service = |wanted: &Wanted<'_>| {
         let is_it = |job: &&Job| job.service_name == wanted.name;
         let job = jobs.iter().find(is_it).with_context(|| format!("no service {}", wanted.name))?;
-        Ok(Service { id: job.id.clone(), name: job.job_name.clone(), rr_ip: job.rr_ip })
+        Ok(Service {
+            id: job.id.clone(),
+            name: job.job_name.clone(),
+            rr_ip: job.rr_ip,
+            rr_ip_v6: job.rr_ip_v6,
+        })
     };
     let services = wanted.iter().map(service).collect::<Result<_>>()?;
     Ok((application.application_id, services))

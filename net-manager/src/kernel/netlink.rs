@@ -1,7 +1,7 @@
 //! Interfaces, addresses and routes of one network namespace.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd},
     time::Duration,
 };
@@ -287,11 +287,11 @@ impl Netlink {
     pub async fn add_neighbour(
         &self,
         index: u32,
-        address: Ipv4Addr,
+        address: IpAddr,
         mac: Mac,
     ) -> Result<(), NetlinkError> {
         let neighbours = self.handle.neighbours();
-        let added = neighbours.add(index, address.into()).link_layer_address(&mac).replace();
+        let added = neighbours.add(index, address).link_layer_address(&mac).replace();
         added.execute().await.map_err(refused(format!("make {address} a neighbour")))
     }
 
@@ -305,6 +305,24 @@ impl Netlink {
         gateway: Ipv4Addr,
     ) -> Result<(), NetlinkError> {
         let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(gateway)
+            .output_interface(index)
+            .onlink()
+            .build();
+        let added = self.handle.route().add(route).replace().execute().await;
+        added.map_err(refused(format!("route everything through {gateway}")))
+    }
+
+    /// The same for IPv6.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn add_default_route_v6(
+        &self,
+        index: u32,
+        gateway: Ipv6Addr,
+    ) -> Result<(), NetlinkError> {
+        let route = RouteMessageBuilder::<Ipv6Addr>::new()
             .gateway(gateway)
             .output_interface(index)
             .onlink()

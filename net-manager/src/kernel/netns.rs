@@ -3,9 +3,9 @@
 use std::{
     fs::{self, File},
     io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     os::{fd::AsFd, unix::fs::MetadataExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -13,6 +13,9 @@ use nix::sched::{CloneFlags, setns};
 use tokio::{runtime, sync::oneshot};
 
 use super::netlink::{Link, Mac, Netlink, NetlinkError};
+use crate::core::ipam::Lease;
+
+const IPV6_SETTINGS: &str = "/proc/sys/net/ipv6/conf";
 
 /// The instance's end of its veth pair.
 pub const IFNAME: &str = "eth0";
@@ -20,6 +23,8 @@ pub const IFNAME: &str = "eth0";
 /// Next hop of everything an instance sends: on the link only by decree, so that it takes no
 /// address from any range and every instance can have the same.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The same for IPv6.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// Why an instance's namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +63,7 @@ pub struct InstanceNamespace {
 /// What an instance's end of the veth pair is given.
 #[derive(Clone, Copy, Debug)]
 pub struct Inside {
-    pub address: Ipv4Addr,
+    pub lease: Lease,
     /// Of the host's end.
     pub gateway_mac: Mac,
 }
@@ -98,11 +103,22 @@ impl InstanceNamespace {
             let loopback = netlink.get("lo").await?;
             netlink.set_up(loopback.index).await?;
             let link = netlink.get(IFNAME).await?;
-            disable_ipv6(IFNAME);
-            netlink.add_address(link.index, inside.address.into(), 32).await?;
+            let Inside { lease, gateway_mac } = inside;
+            // A kernel without IPv6 gives the instance none.
+            let v6 = lease.v6.filter(|_| has_ipv6());
+            match v6 {
+                Some(_) => quiet_ipv6(IFNAME),
+                None => disable_ipv6(IFNAME),
+            }
+            netlink.add_address(link.index, lease.v4.into(), 32).await?;
             netlink.set_up(link.index).await?;
-            netlink.add_neighbour(link.index, GATEWAY, inside.gateway_mac).await?;
+            netlink.add_neighbour(link.index, GATEWAY.into(), gateway_mac).await?;
             netlink.add_default_route(link.index, GATEWAY).await?;
+            if let Some(v6) = v6 {
+                netlink.add_address(link.index, v6.into(), 128).await?;
+                netlink.add_neighbour(link.index, GATEWAY_V6.into(), gateway_mac).await?;
+                netlink.add_default_route_v6(link.index, GATEWAY_V6).await?;
+            }
             netlink.wait_operational(IFNAME).await?;
             Ok(())
         })
@@ -151,11 +167,35 @@ impl InstanceNamespace {
     }
 }
 
-/// The overlay carries no IPv6 yet: an instance's interface has none, and sends no router
-/// solicitations that would only count as drops. A kernel without IPv6 has nothing to switch off.
+/// Whether this kernel speaks IPv6 at all.
+fn has_ipv6() -> bool {
+    Path::new(IPV6_SETTINGS).exists()
+}
+
+/// No IPv6 on an interface that carries none: it would only send router solicitations.
 pub fn disable_ipv6(ifname: &str) {
-    let path = format!("/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6");
-    if let Err(error) = fs::write(&path, "1") {
-        tracing::debug!(path, %error, "IPv6 stays on");
+    set_ipv6(ifname, "disable_ipv6", "1");
+}
+
+/// IPv6 with the one address that is given, and nothing by itself: no link-local address, no
+/// router is asked for or believed, and nobody else can have the address, so that it is usable at
+/// once (RFC 4429 has the wait that is left out).
+fn quiet_ipv6(ifname: &str) {
+    for (setting, value) in [
+        ("disable_ipv6", "0"),
+        ("addr_gen_mode", "1"),
+        ("accept_ra", "0"),
+        ("router_solicitations", "0"),
+        ("accept_dad", "0"),
+        ("dad_transmits", "0"),
+    ] {
+        set_ipv6(ifname, setting, value);
+    }
+}
+
+fn set_ipv6(ifname: &str, setting: &str, value: &str) {
+    let path = Path::new(IPV6_SETTINGS).join(ifname).join(setting);
+    if let Err(error) = fs::write(&path, value) {
+        tracing::debug!(path = %path.display(), %error, "an IPv6 setting stays as it is");
     }
 }

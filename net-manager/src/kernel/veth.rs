@@ -77,7 +77,7 @@ async fn finish(
     netlink.set_alias(link.index, &alias.to_string()).await?;
     netns::disable_ipv6(name);
     netlink.set_up(link.index).await?;
-    namespace.set_up(Inside { address: lease.v4, gateway_mac: link.mac }).await?;
+    namespace.set_up(Inside { lease, gateway_mac: link.mac }).await?;
     Ok(netlink.wait_operational(name).await?)
 }
 

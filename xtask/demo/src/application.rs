@@ -61,7 +61,12 @@ impl Application {
         let service = |name: &str| {
             let job = services.iter().find(|job| job.service_name == name);
             let job = job.with_context(|| format!("no service {name}"))?;
-            Ok::<_, Error>(Service { id: job.id.clone(), name: name.to_owned(), rr_ip: job.rr_ip })
+            Ok::<_, Error>(Service {
+                id: job.id.clone(),
+                name: name.to_owned(),
+                rr_ip: job.rr_ip,
+                rr_ip_v6: job.rr_ip_v6,
+            })
         };
         let this = Self {
             id: application.id,

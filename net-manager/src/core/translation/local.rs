@@ -61,31 +61,40 @@ impl Translation {
         self.refresh_tables(name);
     }
 
-    /// The endpoints of a service's local instances: by namespace IP, and by instance IP once it
-    /// is known. IPv4 only, as long as the instances' interfaces are.
+    /// The endpoints of a service's local instances: of each family by namespace IP, and by
+    /// instance IP once it is known.
     pub(super) fn refresh_endpoints(&mut self, name: Name) {
         let Some(known) = self.services.get(&name) else { return };
         for (number, ifindex) in &known.local {
             let Some(id) = known.instances.get(number) else { continue };
             let Some(instance) = self.desired.instances.get(*id) else { continue };
-            let endpoint = Endpoint {
-                namespace_ip: instance.namespace_ip_v4,
-                instance_ip: instance.instance_ip_v4,
-                ifindex: *ifindex,
-                instance: *id,
-                generation: instance.generation,
-                _pad: 0,
-            };
-            let stale = self.desired.endpoints.get(endpoint.namespace_ip).map(|e| e.instance_ip);
-            if let Some(stale) = stale
-                && stale != endpoint.instance_ip
-                && !stale.is_unspecified()
-            {
-                self.desired.endpoints.remove(stale);
-            }
-            self.desired.endpoints.set(endpoint.namespace_ip, endpoint);
-            if !endpoint.instance_ip.is_unspecified() {
-                self.desired.endpoints.set(endpoint.instance_ip, endpoint);
+            let families = [
+                (instance.namespace_ip_v4, instance.instance_ip_v4),
+                (instance.namespace_ip_v6, instance.instance_ip_v6),
+            ];
+            for (namespace_ip, instance_ip) in families {
+                if namespace_ip.is_unspecified() {
+                    continue;
+                }
+                let endpoint = Endpoint {
+                    namespace_ip,
+                    instance_ip,
+                    ifindex: *ifindex,
+                    instance: *id,
+                    generation: instance.generation,
+                    _pad: 0,
+                };
+                let stale = self.desired.endpoints.get(namespace_ip).map(|e| e.instance_ip);
+                if let Some(stale) = stale
+                    && stale != instance_ip
+                    && !stale.is_unspecified()
+                {
+                    self.desired.endpoints.remove(stale);
+                }
+                self.desired.endpoints.set(namespace_ip, endpoint);
+                if !instance_ip.is_unspecified() {
+                    self.desired.endpoints.set(instance_ip, endpoint);
+                }
             }
         }
     }

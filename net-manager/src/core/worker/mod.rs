@@ -411,9 +411,15 @@ impl Worker {
             packets.extend(self.parking.refuse(Awaited::Destination(asked), now));
         }
         for local in self.translation.local().filter(|local| local.name == name) {
-            if !local.instance.instance_ip_v4.is_unspecified() {
-                let sender = Awaited::Sender(local.instance.namespace_ip_v4);
-                packets.extend(self.parking.release(sender));
+            let instance = &local.instance;
+            let families = [
+                (instance.namespace_ip_v4, instance.instance_ip_v4),
+                (instance.namespace_ip_v6, instance.instance_ip_v6),
+            ];
+            for (namespace_ip, instance_ip) in families {
+                if !instance_ip.is_unspecified() {
+                    packets.extend(self.parking.release(Awaited::Sender(namespace_ip)));
+                }
             }
         }
         self.effects.extend(packets.into_iter().map(Effect::SendOn));
