@@ -11,7 +11,7 @@ use netlink_packet_route::{
     link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage},
 };
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
 
 /// The other end of a new veth pair.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,43 @@ pub async fn add_veth<N: AsFd>(netlink: &Handle, ifname: &str, peer: Peer<'_, N>
         .execute()
         .await
         .with_context(|| format!("cannot make the link {ifname} - {}", peer.ifname))
+}
+
+/// One end of a VXLAN tunnel between two hosts.
+#[derive(Clone, Copy, Debug)]
+pub struct Vxlan<'a> {
+    pub id: u32,
+    /// The interface below it.
+    pub underlay: &'a str,
+    pub local: Ipv4Addr,
+    pub remote: Ipv4Addr,
+}
+
+/// A VXLAN interface, still down; its MTU is the underlay's less what it adds.
+///
+/// # Errors
+/// If the kernel has no VXLAN, the name is taken or there is no such underlay.
+pub async fn add_vxlan(netlink: &Handle, ifname: &str, vxlan: Vxlan<'_>) -> Result<()> {
+    /// IANA's.
+    const PORT: u16 = 4789;
+    let underlay = index(netlink, vxlan.underlay).await?;
+    let link = LinkVxlan::new(ifname, vxlan.id)
+        .dev(underlay)
+        .local(vxlan.local)
+        .remote(vxlan.remote)
+        .port(PORT)
+        .build();
+    let added = netlink.link().add(link).execute().await;
+    added.with_context(|| format!("cannot make the VXLAN interface {ifname}"))
+}
+
+/// # Errors
+/// If there is no such interface, or it cannot have this MTU.
+pub async fn set_mtu(netlink: &Handle, ifname: &str, mtu: u32) -> Result<()> {
+    let index = index(netlink, ifname).await?;
+    let link = LinkUnspec::new_with_index(index).mtu(mtu).build();
+    let changed = netlink.link().change(link).execute().await;
+    changed.with_context(|| format!("cannot give {ifname} the MTU {mtu}"))
 }
 
 /// Gives an interface its address and sets it up.
