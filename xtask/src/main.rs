@@ -59,7 +59,13 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Task::Setup => setup::run().map(drop),
         Task::BuildEbpf => setup::run().and_then(|tools| ebpf::build(&tools)),
-        Task::Bench { options } => program::become_program("xylem-bench", &options),
+        Task::Bench { options } => {
+            // Without them the rest can be measured; the bench says what to leave out.
+            if let Err(error) = packages::ensure(&packages::CONTENDERS) {
+                eprintln!("bench: {error:#}");
+            }
+            program::become_program("xylem-bench", &options)
+        }
         Task::Demo { options } => program::become_program("xylem-demo", &options),
         Task::Test { suite } => test::test(suite),
         Task::Ci => ci::ci(),

@@ -39,6 +39,17 @@ pub(crate) const TOOLS: [Package; 2] = [
     package("libc6-dev", "static libc, for the image of the demo application"),
 ];
 
+/// For `bench` only: what it measures Xylem beside.
+pub(crate) const CONTENDERS: [Package; 3] = [
+    package("iptables", "measured by bench: translation as kube-proxy does it"),
+    package("nftables", "measured by bench: translation as kube-proxy does it now"),
+    Package {
+        name: "haproxy",
+        why: "measured by bench: a proxy in user space",
+        service: Some("haproxy.service"),
+    },
+];
+
 /// Installs those of `wanted` that are missing.
 pub(crate) fn ensure(wanted: &[Package]) -> Result<()> {
     let missing = missing(wanted)?;
