@@ -3,57 +3,43 @@
 //! The sides are measured one after the other in each round, because a machine's speed drifts;
 //! what counts is the ratio to plain routing within a round, and of those the median.
 
+mod chart;
+mod contender;
+mod cpu;
+mod fillers;
+mod haproxy;
+mod hosts;
+mod interrupt;
+mod iptables;
+mod kube;
 mod measure;
-mod plain;
+mod metric;
+mod nftables;
+mod options;
 mod report;
+mod run;
 mod scene;
+mod tool;
+mod vxlan;
+mod xylem;
 
-use std::{io::IsTerminal, process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::{Parser, Subcommand, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use clap::Parser;
 
 use crate::{
-    measure::{Metric, Place, Sample, Side},
+    interrupt::Interrupt,
+    options::{Bench, Cli, Net, Output},
     scene::Scene,
 };
 
-#[derive(Debug, Parser)]
-#[command(name = "cargo xtask bench", about = "Measures; nothing here passes or fails")]
-struct Cli {
-    #[command(subcommand)]
-    bench: Bench,
-}
-
-#[derive(Debug, Subcommand)]
-enum Bench {
-    /// The data path: plain routing against service IPs, on one node and across nodes
-    #[command(after_help = "Examples:
-  cargo xtask bench net
-  cargo xtask bench net --rounds 3 --seconds 0.5 --output json")]
-    Net {
-        /// How often every side is measured
-        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
-        rounds: u32,
-        /// Length of one measurement
-        #[arg(long, default_value_t = 1.0)]
-        seconds: f64,
-        #[arg(long, value_enum, default_value_t = Output::Table)]
-        output: Output,
-    },
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
-    Table,
-    Json,
-}
-
 fn main() -> ExitCode {
-    let Bench::Net { rounds, seconds, output } = Cli::parse().bench;
-    match net(rounds, seconds, output) {
+    let Bench::Net(options) = Cli::parse().bench;
+    let interrupt = Interrupt::catch();
+    match net(&options, &interrupt) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(_) if interrupt.happened() => ExitCode::from(130),
         Err(error) => {
             eprintln!("bench: {error:#}");
             ExitCode::FAILURE
@@ -61,52 +47,36 @@ fn main() -> ExitCode {
     }
 }
 
-fn net(rounds: u32, seconds: f64, output: Output) -> Result<()> {
+fn net(options: &Net, interrupt: &Interrupt) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the benchmark makes network namespaces and loads kernel programs: run it as root");
     }
-    if !(0.05..=60.0).contains(&seconds) {
-        bail!("--seconds {seconds}: must be from 0.05 to 60");
-    }
-    let duration = Duration::from_secs_f64(seconds);
-    eprintln!("starting the platform and, beside it, hosts that only route");
-    let scene = Scene::start()?;
+    let plan = options.plan()?;
+    let mut scene = Scene::start(&plan.sides)?;
+    let outcome = plan.run(&mut scene, interrupt);
+    interrupt.end();
+    drop(scene);
+    let outcome = outcome?;
 
-    let steps = u64::from(rounds) * (Place::ALL.len() * Side::ALL.len() * Metric::LOADS) as u64;
-    let progress = progress(steps);
-    let mut samples = Vec::new();
-    for round in 0..rounds {
-        for place in Place::ALL {
-            for load in 0..Metric::LOADS {
-                // The order changes by round, so that no side is always the first.
-                let mut sides = Side::ALL;
-                sides.rotate_left(round as usize % Side::ALL.len());
-                for side in sides {
-                    let path = scene.path(place, side);
-                    for (metric, value) in measure::run(load, &path, duration)? {
-                        samples.push(Sample { round, place, side, metric, value });
-                    }
-                    progress.inc(1);
-                }
+    let rows = report::rows(&outcome.samples, &options.metrics(), plan.rounds);
+    let additions = report::additions(&outcome.additions);
+    match options.output {
+        Output::Table => {
+            println!("{}", report::table(&rows));
+            if let Some(additions) = additions {
+                println!("\n{additions}");
+            }
+        }
+        Output::Json => {
+            println!("{}", serde_json::to_string_pretty(&rows)?);
+            if let Some(additions) = additions {
+                eprintln!("{additions}");
             }
         }
     }
-    progress.finish_and_clear();
-    let rows = report::rows(&samples, rounds, scene.services()?);
-    match output {
-        Output::Table => println!("{}", report::table(&rows)),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&rows)?),
+    if let Some(file) = &options.chart {
+        chart::draw(&rows, file)?;
+        eprintln!("a chart of it is in {}", file.display());
     }
     Ok(())
-}
-
-fn progress(steps: u64) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} measurements, {eta} left")
-        .expect("a fixed template");
-    ProgressBar::with_draw_target(Some(steps), target).with_style(style)
 }

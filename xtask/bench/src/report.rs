@@ -1,44 +1,55 @@
 //! Medians, and ratios to plain routing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use serde::Serialize;
 
-use crate::measure::{Metric, Place, Sample, Side};
+use crate::{
+    metric::{Metric, Place, Sample, Side},
+    run::Addition,
+};
 
 /// One line of the result.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
-    r#where: Place,
-    metric: Metric,
-    side: Side,
-    /// Service IPs and instance IPs that the client's node knew.
-    services: usize,
-    median: f64,
+    pub(crate) r#where: Place,
+    pub(crate) metric: Metric,
+    pub(crate) side: Side,
+    /// Beside the two that are dialled.
+    pub(crate) services: u32,
+    pub(crate) median: f64,
     unit: &'static str,
     /// Median of the ratios within each round.
-    ratio_to_plain: f64,
+    pub(crate) ratio_to_plain: f64,
     rounds: u32,
+    /// Half of what the middle half of the values spans, as a part of the median.
+    #[serde(skip)]
+    spread: f64,
 }
 
-pub(crate) fn rows(samples: &[Sample], rounds: u32, services: usize) -> Vec<Row> {
-    let mut by_case = BTreeMap::<_, BTreeMap<u32, f64>>::new();
-    for sample in samples {
-        let case = (sample.place, sample.metric, sample.side);
+/// A row for each side and figure, of the figures that are wanted.
+pub(crate) fn rows(samples: &[Sample], wanted: &[Metric], rounds: u32) -> Vec<Row> {
+    type Case = (u32, Place, Metric, Side);
+    let mut by_case = BTreeMap::<Case, BTreeMap<u32, f64>>::new();
+    for sample in samples.iter().filter(|sample| wanted.contains(&sample.metric)) {
+        let case = (sample.services, sample.place, sample.metric, sample.side);
         by_case.entry(case).or_default().insert(sample.round, sample.value);
     }
-    let row = |(&(place, metric, side), values): (&(Place, Metric, Side), &BTreeMap<u32, f64>)| {
-        let plain = &by_case[&(place, metric, Side::Plain)];
+    let row = |(&(services, place, metric, side), by_round): (&Case, &BTreeMap<u32, f64>)| {
+        let plain = &by_case[&(services, place, metric, Side::Plain)];
+        let values = Sorted::new(by_round.values().copied());
+        let ratios = by_round.iter().map(|(round, value)| value / plain[round]);
         Row {
             r#where: place,
             metric,
             side,
             services,
-            median: median(values.values().copied().collect()),
+            median: values.quantile(0.5),
             unit: metric.unit(),
-            ratio_to_plain: median(values.iter().map(|(round, v)| v / plain[round]).collect()),
+            ratio_to_plain: Sorted::new(ratios).quantile(0.5),
             rounds,
+            spread: (values.quantile(0.75) - values.quantile(0.25)) / 2.0 / values.quantile(0.5),
         }
     };
     by_case.iter().map(row).collect()
@@ -46,54 +57,96 @@ pub(crate) fn rows(samples: &[Sample], rounds: u32, services: usize) -> Vec<Row>
 
 /// For people.
 pub(crate) fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(["WHERE", "METRIC", "SIDE", "MEDIAN", "UNIT", "RATIO TO PLAIN"]);
-    for column in [3, 5] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    let mut table = new_table(
+        &[
+            "WHERE",
+            "METRIC",
+            "SIDE",
+            "SERVICES",
+            "MEDIAN",
+            "±%",
+            "UNIT",
+            "RATIO TO PLAIN",
+            "BETTER",
+        ],
+        &[3, 4, 5, 7],
+    );
     for row in rows {
         table.add_row([
-            name(row.r#where),
-            name(row.metric),
-            name(row.side),
+            row.r#where.to_string(),
+            row.metric.to_string(),
+            row.side.to_string(),
+            row.services.to_string(),
             format!("{:.1}", row.median),
+            format!("{:.0}", row.spread * 100.0),
             row.unit.to_owned(),
             format!("{:.2}", row.ratio_to_plain),
+            if row.metric.is_better_lower() { "lower" } else { "higher" }.to_owned(),
         ]);
     }
     table
 }
 
-/// As in the JSON.
-fn name(value: impl Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(name)) => name,
-        other => unreachable!("unit variants are written as text, not {other:?}"),
+/// How long it took to add one service, for people; nothing where it was not measured.
+pub(crate) fn additions(additions: &[Addition]) -> Option<Table> {
+    let mut by_case = BTreeMap::<(u32, Side), Vec<Duration>>::new();
+    for addition in additions {
+        by_case.entry((addition.services, addition.side)).or_default().push(addition.time);
     }
+    let mut table = new_table(&["ONE MORE SERVICE", "SERVICES", "MEDIAN", "UNIT"], &[1, 2]);
+    for ((services, side), times) in &by_case {
+        let micros = Sorted::new(times.iter().map(|time| time.as_secs_f64() * 1e6));
+        table.add_row([
+            side.to_string(),
+            services.to_string(),
+            format!("{:.1}", micros.quantile(0.5)),
+            "us".to_owned(),
+        ]);
+    }
+    (!by_case.is_empty()).then_some(table)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+fn new_table(header: &[&str], numbers: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(header);
+    for column in numbers {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// Values in order, at least one.
+struct Sorted(Vec<f64>);
+
+impl Sorted {
+    fn new(values: impl IntoIterator<Item = f64>) -> Self {
+        let mut values: Vec<_> = values.into_iter().collect();
+        values.sort_unstable_by(f64::total_cmp);
+        Self(values)
+    }
+
+    /// Between two values, the point on the line between them.
+    fn quantile(&self, part: f64) -> f64 {
+        let at = part * (self.0.len() - 1) as f64;
+        let (below, above) = (self.0[at.floor() as usize], self.0[at.ceil() as usize]);
+        below + (above - below) * at.fract()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn sample(round: u32, side: Side, value: f64) -> Sample {
+        let (place, metric) = (Place::Same, Metric::Tcp1);
+        Sample { services: 0, round, place, side, metric, value }
+    }
+
     #[test]
     fn ratios_are_taken_within_a_round() {
-        let sample = |round, side, value| Sample {
-            round,
-            place: Place::Same,
-            side,
-            metric: Metric::Tcp1,
-            value,
-        };
         // The machine is twice as fast in the second round and ten times in the third.
         let samples = [
             sample(0, Side::Plain, 10.0),
@@ -103,10 +156,51 @@ mod tests {
             sample(2, Side::Plain, 100.0),
             sample(2, Side::Xylem, 90.0),
         ];
-        let rows = rows(&samples, 3, 4);
+        let rows = rows(&samples, &[Metric::Tcp1], 3);
         let xylem = rows.iter().find(|row| row.side == Side::Xylem).unwrap();
         assert!((xylem.ratio_to_plain - 1.1).abs() < 1e-9);
         assert!((xylem.median - 22.0).abs() < 1e-9);
-        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), 2.5);
+    }
+
+    #[test]
+    fn each_number_of_services_has_its_own_plain_runs() {
+        let mut samples = Vec::new();
+        for (services, plain) in [(10, 1.0), (10_000, 2.0)] {
+            samples.push(Sample { services, ..sample(0, Side::Plain, plain) });
+            samples.push(Sample { services, ..sample(0, Side::Iptables, 1.0) });
+        }
+        let rows = rows(&samples, &[Metric::Tcp1], 1);
+        let ratios: Vec<_> =
+            rows.iter().map(|row| (row.services, row.side, row.ratio_to_plain)).collect();
+        assert_eq!(
+            ratios,
+            [
+                (10, Side::Plain, 1.0),
+                (10, Side::Iptables, 1.0),
+                (10_000, Side::Plain, 1.0),
+                (10_000, Side::Iptables, 0.5)
+            ]
+        );
+    }
+
+    #[test]
+    fn only_wanted_figures_are_told() {
+        assert!(rows(&[sample(0, Side::Plain, 1.0)], &[Metric::CpuKb], 1).is_empty());
+    }
+
+    #[test]
+    fn a_row_has_the_fields_that_readers_know() {
+        let rows = rows(&[sample(0, Side::Plain, 2.5)], &[Metric::Tcp1], 1);
+        assert_eq!(
+            serde_json::to_string(&rows).unwrap(),
+            r#"[{"where":"same","metric":"tcp1","side":"plain","services":0,"median":2.5,"unit":"Gb/s","ratio_to_plain":1.0,"rounds":1}]"#
+        );
+    }
+
+    #[test]
+    fn quantiles_lie_between_values() {
+        let sorted = Sorted::new([4.0, 1.0, 3.0, 2.0]);
+        assert_eq!([0.0, 0.5, 1.0].map(|part| sorted.quantile(part)), [1.0, 2.5, 4.0]);
+        assert_eq!(Sorted::new([7.0]).quantile(0.75), 7.0);
     }
 }

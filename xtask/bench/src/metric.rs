@@ -1,0 +1,197 @@
+//! What is measured, where, and of whom.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// Where client and server are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Place {
+    /// On one node.
+    Same,
+    /// Each on its own.
+    Cross,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Same => "same",
+            Self::Cross => "cross",
+        })
+    }
+}
+
+impl Place {
+    pub(crate) const ALL: [Self; 2] = [Self::Same, Self::Cross];
+}
+
+/// Which way the packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub(crate) enum Side {
+    /// Routed by the kernel, not translated: the limit
+    Plain,
+    /// Translated as kube-proxy does with iptables
+    Iptables,
+    /// Translated as kube-proxy does with nftables
+    Nftables,
+    /// The same, in an overlay of VXLAN
+    Vxlan,
+    /// HAProxy in TCP mode
+    Haproxy,
+    /// Dialled by service IP
+    Xylem,
+}
+
+impl Side {
+    /// Whether it takes the packets of this load.
+    pub(crate) fn carries(self, load: Load) -> bool {
+        self != Self::Haproxy || !matches!(load, Load::SmallDatagrams | Load::LargeDatagrams)
+    }
+
+    /// Whether it can be measured with more services than are dialled.
+    pub(crate) fn can_grow(self) -> bool {
+        // One port of one process each is not what anyone would do with 10,000.
+        self != Self::Haproxy
+    }
+}
+
+/// As in the JSON and on the command line.
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_name(self, f)
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_name(self, f)
+    }
+}
+
+fn write_name(value: &impl ValueEnum, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let name = value.to_possible_value().expect("no variant is skipped");
+    f.pad(name.get_name())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Metric {
+    /// One TCP stream
+    Tcp1,
+    /// Four TCP streams
+    Tcp4,
+    /// Datagrams with 64 bytes that arrive
+    Udp64,
+    /// Datagrams with 1400 bytes that arrive
+    Udp1400,
+    /// Request and response of one byte over one TCP connection
+    RrP50,
+    /// The same
+    RrP99,
+    /// New TCP connections of one client
+    Conn1,
+    /// New TCP connections of 16 clients
+    Conn16,
+    /// CPU time of the whole machine for 1,000 bytes of one TCP stream
+    CpuKb,
+    /// CPU time of the whole machine for a datagram with 64 bytes that arrives
+    CpuPkt64,
+}
+
+impl Metric {
+    pub(crate) fn is_better_lower(self) -> bool {
+        matches!(self, Self::RrP50 | Self::RrP99 | Self::CpuKb | Self::CpuPkt64)
+    }
+
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::Tcp1 | Self::Tcp4 => "Gb/s",
+            Self::Udp64 | Self::Udp1400 => "packets/s",
+            Self::RrP50 | Self::RrP99 => "us",
+            Self::Conn1 | Self::Conn16 => "1/s",
+            Self::CpuKb => "ns/KB",
+            Self::CpuPkt64 => "ns/packet",
+        }
+    }
+}
+
+/// What is done to measure: some loads tell more than one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    Stream,
+    FourStreams,
+    SmallDatagrams,
+    LargeDatagrams,
+    Requests,
+    Connections,
+    ConnectionsOfMany,
+}
+
+impl Load {
+    const ALL: [Self; 7] = [
+        Self::Stream,
+        Self::FourStreams,
+        Self::SmallDatagrams,
+        Self::LargeDatagrams,
+        Self::Requests,
+        Self::Connections,
+        Self::ConnectionsOfMany,
+    ];
+
+    pub(crate) fn metrics(self) -> &'static [Metric] {
+        match self {
+            Self::Stream => &[Metric::Tcp1, Metric::CpuKb],
+            Self::FourStreams => &[Metric::Tcp4],
+            Self::SmallDatagrams => &[Metric::Udp64, Metric::CpuPkt64],
+            Self::LargeDatagrams => &[Metric::Udp1400],
+            Self::Requests => &[Metric::RrP50, Metric::RrP99],
+            Self::Connections => &[Metric::Conn1],
+            Self::ConnectionsOfMany => &[Metric::Conn16],
+        }
+    }
+
+    /// The loads that tell `metrics`.
+    pub(crate) fn for_metrics(metrics: &[Metric]) -> Vec<Self> {
+        let tells = |load: &Self| load.metrics().iter().any(|metric| metrics.contains(metric));
+        Self::ALL.into_iter().filter(tells).collect()
+    }
+}
+
+/// One value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    /// Beside the measured ones.
+    pub(crate) services: u32,
+    pub(crate) round: u32,
+    pub(crate) place: Place,
+    pub(crate) side: Side,
+    pub(crate) metric: Metric,
+    pub(crate) value: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_told_by_one_load_and_has_one_name() {
+        for metric in Metric::value_variants() {
+            assert_eq!(Load::for_metrics(&[*metric]).len(), 1, "{metric:?}");
+            let json = serde_json::to_string(metric).unwrap();
+            let flag = metric.to_possible_value().unwrap();
+            assert_eq!(json, format!("\"{}\"", flag.get_name()));
+        }
+        let names = serde_json::to_string(Metric::value_variants()).unwrap();
+        assert_eq!(
+            names,
+            r#"["tcp1","tcp4","udp64","udp1400","rr_p50","rr_p99","conn1","conn16","cpu_kb","cpu_pkt64"]"#
+        );
+        assert_eq!(Load::for_metrics(Metric::value_variants()), Load::ALL);
+    }
+}
