@@ -21,6 +21,9 @@ const MQTT_PORT: u16 = 10003;
 const SERVICE_NET: &str = "10.30.0.0/16";
 const TCP_IDLE_SECS: u64 = 3600;
 const FLOW_IDLE_SECS: u64 = 60;
+/// Long enough for what the network has still under way after a FIN. A segment that comes later
+/// is placed like a new flow's, and answered with a reset.
+const CLOSED_FLOW_IDLE: Duration = Duration::from_secs(10);
 
 /// Every setting, as flags, environment or file give it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
@@ -142,6 +145,7 @@ impl Settings {
             },
             timeouts: Timeouts {
                 tcp: secs(self.tcp_idle_secs, file.tcp_idle_secs, TCP_IDLE_SECS),
+                closed: CLOSED_FLOW_IDLE,
                 other: secs(self.flow_idle_secs, file.flow_idle_secs, FLOW_IDLE_SECS),
             },
         };

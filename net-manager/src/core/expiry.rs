@@ -16,6 +16,7 @@ use net_common::{
 use super::tables::Slot;
 
 const ICMP: u32 = 1;
+const ICMPV6: u32 = 58;
 const TCP: u32 = 6;
 /// [`FlowKey::origin`] of packets from the tunnel has this bit.
 const FROM_NODE: u32 = 0x8000_0000;
@@ -25,7 +26,9 @@ const FROM_NODE: u32 = 0x8000_0000;
 pub struct Timeouts {
     /// An open TCP connection.
     pub tcp: Duration,
-    /// Anything else: datagrams, pings, TCP connections that were closed.
+    /// A TCP connection after a FIN or RST.
+    pub closed: Duration,
+    /// Anything else: datagrams, pings.
     pub other: Duration,
 }
 
@@ -59,7 +62,7 @@ impl FlowId {
         let swapped = !is_remote && is_reply && key.origin & FROM_NODE == 0;
         let (local_port, remote_port) = match key.proto {
             // The identifier; type and code differ between question and answer.
-            ICMP => (key.local_port, 0),
+            ICMP | ICMPV6 => (key.local_port, 0),
             _ if swapped => (key.remote_port, key.local_port),
             _ => (key.local_port, key.remote_port),
         };
@@ -120,8 +123,11 @@ impl Census {
         let mut verdict = Verdict::default();
         for entry in self.entries {
             let life = self.lives[&entry.id];
-            let timeout =
-                if entry.id.proto == TCP && !life.closing { timeouts.tcp } else { timeouts.other };
+            let timeout = match (entry.id.proto, life.closing) {
+                (TCP, false) => timeouts.tcp,
+                (TCP, true) => timeouts.closed,
+                _ => timeouts.other,
+            };
             if entry.orphaned || now.saturating_sub(life.last_seen) >= timeout {
                 verdict.ended.push(Ended { key: entry.key, last_seen_ns: entry.last_seen_ns });
             } else if entry.service != 0 {
@@ -140,8 +146,11 @@ mod tests {
 
     use super::*;
 
-    const TIMEOUTS: Timeouts =
-        Timeouts { tcp: Duration::from_secs(3600), other: Duration::from_secs(60) };
+    const TIMEOUTS: Timeouts = Timeouts {
+        tcp: Duration::from_secs(3600),
+        closed: Duration::from_secs(10),
+        other: Duration::from_secs(60),
+    };
     const UDP: u32 = 17;
 
     fn addr(a: u8, d: u8) -> Addr {
@@ -151,7 +160,8 @@ mod tests {
     /// A flow of the local client 10.18.0.2 (10.30.0.2) to the service 10.30.0.9, on slot 5,
     /// answered by 10.18.0.3 here or 10.30.0.7 on node 4; both entries, last seen then.
     fn client_flow(proto: u32, here: bool, seen: (u64, u64)) -> [(FlowKey, Flow); 2] {
-        let ports = |local, remote| if proto == ICMP { (7, remote) } else { (local, remote) };
+        let is_ping = proto == ICMP || proto == ICMPV6;
+        let ports = |local, remote| if is_ping { (7, remote) } else { (local, remote) };
         let question_ports = ports(1000, 80);
         let question = FlowKey {
             local: addr(18, 2),
@@ -234,6 +244,7 @@ mod tests {
             client_flow(UDP, false, (100, 1000)),
             client_flow(ICMP, true, (1000, 100)),
             client_flow(ICMP, false, (1000, 100)),
+            client_flow(ICMPV6, true, (100, 1000)),
             server_flow((100, 1000)),
             server_flow((1000, 100)),
         ] {
@@ -249,9 +260,9 @@ mod tests {
         assert_eq!(judge(&open, 1000 + 3600).ended.len(), 2);
         let mut closed = open;
         closed[1].1.flags |= CLOSING;
-        assert_eq!(judge(&closed, 1059).ended, []);
-        assert_eq!(judge(&closed, 1060).ended.len(), 2);
-        assert!(judge(&closed, 1060).in_use.is_empty());
+        assert_eq!(judge(&closed, 1009).ended, []);
+        assert_eq!(judge(&closed, 1010).ended.len(), 2);
+        assert!(judge(&closed, 1010).in_use.is_empty());
     }
 
     #[test]
