@@ -117,8 +117,8 @@ pub struct InstanceUsage {
 }
 
 /// `control/deploy`, down: run this instance. Everything the worker needs and nothing that only
-/// the control plane needs; Oakestra's cluster sends a whole job document, whose other fields
-/// are ignored.
+/// the control plane needs; Oakestra's cluster sends a whole job document, in which absent values
+/// may be null and whose other fields are ignored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeployCommand {
     pub job_name: String,
@@ -129,26 +129,25 @@ pub struct DeployCommand {
     pub virtualization: String,
     /// Image reference: `registry[:port]/name[:tag|@digest]`, `oci:/path[:tag]` for a local OCI
     /// layout, `oci-archive:/path[:tag]` for a tar of one.
-    #[serde(alias = "code")]
     pub image: String,
     /// MB; 0 = no limit.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub memory: u64,
     /// CPUs; 0 = no limit.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub vcpus: f64,
     /// Replaces the image's entrypoint and command when not empty.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub cmd: Vec<String>,
     /// `K=V`
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub environment: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub one_shot: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub privileged: bool,
     /// `host:container[/proto];…`
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub port: String,
 }
 
@@ -338,6 +337,15 @@ pub enum PeerKind {
     Oakestra,
 }
 
+/// Reads null as what an absent field is.
+fn null_is_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 /// Oakestra's net manager sends ports as strings in some messages and as numbers in others.
 mod port_as_string_or_number {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -358,5 +366,24 @@ mod port_as_string_or_number {
             Port::Number(port) => Ok(port),
             Port::Text(text) => text.parse().map_err(D::Error::custom),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_job_document_is_a_deploy_command() {
+        let document = r#"{
+            "_id": {"$oid": "63219606f5b2ba6a9ea0a4ff"}, "job_name": "a.b.c.d", "image": "x/y:1",
+            "code": "x/y:1", "virtualization": "docker", "instance_number": 2, "cmd": null,
+            "environment": null, "memory": 100, "vcpus": null, "one_shot": null, "port": null,
+            "instance_list": [], "RR_ip": "10.30.0.1", "storage": 0
+        }"#;
+        let command: DeployCommand = serde_json::from_str(document).unwrap();
+        assert_eq!((command.image.as_str(), command.instance_number), ("x/y:1", 2));
+        assert_eq!((command.memory, command.vcpus, command.generation), (100, 0.0, 0));
+        assert!(command.cmd.is_empty() && !command.one_shot && command.port.is_empty());
     }
 }
