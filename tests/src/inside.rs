@@ -23,18 +23,34 @@ impl Inside {
     /// # Errors
     /// If no process on this machine has it.
     pub fn of_address(address: Ipv4Addr) -> Result<Self> {
+        Self::find(address, |_| true)?
+            .with_context(|| format!("no process has the address {address}"))
+    }
+
+    /// The same, among the processes of one worker: another platform on this machine may have
+    /// the address as well.
+    ///
+    /// # Errors
+    /// If no process of the worker has it.
+    pub fn of_worker(cgroup_parent: &str, address: Ipv4Addr) -> Result<Self> {
+        Self::find(address, |pid| is_below(pid, cgroup_parent))?.with_context(|| {
+            format!("no process in the control group {cgroup_parent} has the address {address}")
+        })
+    }
+
+    fn find(address: Ipv4Addr, is_wanted: impl Fn(u32) -> bool) -> Result<Option<Self>> {
         for entry in fs::read_dir("/proc").context("cannot read /proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
             // Processes end while we look; those are not the ones.
-            if owns(pid, address) {
+            if is_wanted(pid) && owns(pid, address) {
                 let path = format!("/proc/{pid}/ns/net");
                 let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
-                return Ok(Self { file, pid });
+                return Ok(Some(Self { file, pid }));
             }
         }
-        anyhow::bail!("no process has the address {address}")
+        Ok(None)
     }
 
     /// A process of the instance.
@@ -70,6 +86,12 @@ impl Inside {
             .parse()
             .with_context(|| format!("{name} is no number"))
     }
+}
+
+/// Whether a process is in a control group below one called `parent`, in any hierarchy.
+fn is_below(pid: u32, parent: &str) -> bool {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    groups.lines().any(|group| group.split('/').any(|name| name == parent))
 }
 
 /// Whether `address` is one of the addresses in the network namespace of `pid`.
