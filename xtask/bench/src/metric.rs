@@ -55,8 +55,14 @@ impl Side {
 
     /// Whether it can be measured with more services than are dialled.
     pub(crate) fn can_grow(self) -> bool {
-        // One port of one process each is not what anyone would do with 10,000.
+        // A listening port for each is not what anyone would do with 10,000.
         self != Self::Haproxy
+    }
+
+    /// Whether it is not known from another side what it costs to have more services.
+    pub(crate) fn grows_in_its_own_way(self) -> bool {
+        // The overlay knows of no services.
+        self.can_grow() && self != Self::Vxlan
     }
 }
 

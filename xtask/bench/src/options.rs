@@ -86,7 +86,9 @@ impl Net {
         if let Some(side) = self.sides.iter().find(|side| grows && !side.can_grow()) {
             bail!("--sides {side} does not go with --services: leave one of them out");
         }
-        sides.retain(|side| !grows || side.can_grow());
+        if grows && self.sides.is_empty() {
+            sides.retain(|side| side.grows_in_its_own_way());
+        }
         // Ratios are to this one.
         sides.push(Side::Plain);
         sides.sort_unstable();
@@ -130,7 +132,8 @@ mod tests {
     fn growth_is_measured_where_it_can_be() {
         let grown = plan(&["--services", "10,1000"]).unwrap();
         assert_eq!(grown.services, [10, 1000]);
-        assert!(grown.additions && !grown.sides.contains(&Side::Haproxy));
+        assert_eq!(grown.sides, [Side::Plain, Side::Iptables, Side::Nftables, Side::Xylem]);
+        assert!(grown.additions);
         assert_eq!(grown.loads, [Load::Requests, Load::Connections]);
         assert!(plan(&["--services", "10", "--sides", "haproxy"]).is_err());
         assert!(plan(&["--services", "1000000"]).is_err());

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use anyhow::{Context, Result};
 use xylem_tests::{
     daemon,
-    deployment::{Service, Wanted, create, inside, scale_up},
+    deployment::{Service, Wanted, create, scale_up},
     image::Image,
     inside::Inside,
     load::Server,
@@ -51,10 +51,14 @@ impl Xylem {
         let list =
             [wanted("client", "worker1"), wanted("near", "worker1"), wanted("far", "worker2")];
         let (_, services) = create(&rest, "bench", &list)?;
-        let enter = |service: &Service| -> Result<Inside> {
-            inside(&scale_up(&rest, service, 1)?.pop().context("no instance")?)
+        // Each runs on the worker that it was wanted on.
+        let enter = |(service, wanted): (&Service, &Wanted<'_>)| -> Result<Inside> {
+            let instance = scale_up(&rest, service, 1)?.pop().context("no instance")?;
+            let worker = platform.workers.iter().find(|w| Some(&*w.name) == wanted.node);
+            let parent = &worker.context("no such worker")?.paths.cgroup_parent;
+            Inside::of_worker(parent, instance.namespace_ip.context("no namespace IP")?)
         };
-        let mut insides = services.iter().map(enter).collect::<Result<Vec<_>>>()?;
+        let mut insides = services.iter().zip(&list).map(enter).collect::<Result<Vec<_>>>()?;
         let servers = insides[1..]
             .iter()
             .map(|inside| inside.run(Server::start).context("no load servers"))
