@@ -109,6 +109,11 @@ fn is_number(name: &str) -> bool {
 /// control group of ours.
 fn our_process(pid: &str) -> Option<String> {
     let folder = Path::new("/proc").join(pid);
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
+    // Ended; that nobody has asked how is for init to mend.
+    if stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('Z')) {
+        return None;
+    }
     let name = fs::read_to_string(folder.join("comm")).ok()?.trim().to_owned();
     let groups = fs::read_to_string(folder.join("cgroup")).unwrap_or_default();
     let ours = name.starts_with("xylem") || matches!(&*name, "demo-app" | "docker-registry");
