@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail, ensure};
 use xylem_tests::{
-    deployment::{DEPLOY_LIMIT, inside, scale_up, wait_running},
+    deployment::{DEPLOY_LIMIT, scale_up, wait_running},
     wait::wait_for,
 };
 use xylem_types::instance::InstanceStatus;
@@ -37,7 +37,7 @@ pub fn deployed_scaled_and_removed(scene: &Scene) -> Result<()> {
 
         // Everyone reaches everyone by the service IP.
         for instance in &instances {
-            let client = inside(instance)?;
+            let client = scene.inside(instance)?;
             let names =
                 (0..6).map(|_| ask(&client, service.rr_ip)).collect::<Result<BTreeSet<_>>>()?;
             ensure!(names.len() == usize::from(WORKERS), "only {names:?} answered");
@@ -47,7 +47,7 @@ pub fn deployed_scaled_and_removed(scene: &Scene) -> Result<()> {
         let gone = instances[0].instance_number;
         scene.with_rest(|rest| rest.remove_instance(&service.id, gone))?;
         let left = scene.with_rest(|rest| wait_running(rest, service, 2))?;
-        let client = inside(&left[0])?;
+        let client = scene.inside(&left[0])?;
         wait_for("the removed instance to be withdrawn", DEPLOY_LIMIT, || {
             let names =
                 (0..8).map(|_| ask(&client, service.rr_ip)).collect::<Result<BTreeSet<_>>>()?;

@@ -6,7 +6,7 @@ use nix::{
     unistd::Pid,
 };
 use xylem_tests::{
-    deployment::{Service, Wanted, inside, wait_running},
+    deployment::{Service, Wanted, wait_running},
     inside::Inside,
     wait::wait_for,
 };
@@ -20,12 +20,12 @@ use crate::{
 pub fn instance_dies(scene: &Scene) -> Result<()> {
     scene.with_service(scene.serving("mortal"), 1, |service| {
         let before = only_instance(scene, service)?;
-        let process = inside(&before)?.pid();
+        let process = scene.inside(&before)?.pid();
         kill(Pid::from_raw(process.try_into()?), Signal::SIGKILL)?;
         wait_for("another process", LIMIT, || {
             let now = only_instance(scene, service)?;
             ensure!(now.status == InstanceStatus::Running, "{now:?}");
-            ensure!(inside(&now)?.pid() != process, "the old one is still there");
+            ensure!(scene.inside(&now)?.pid() != process, "the old one is still there");
             Ok(())
         })
     })
@@ -36,7 +36,7 @@ pub fn node_engine_dies(scene: &Scene) -> Result<()> {
     let wanted = Wanted { node: Some("worker1"), ..scene.serving("orphan") };
     scene.with_service(wanted, 1, |service| {
         let before = only_instance(scene, service)?;
-        let process = inside(&before)?.pid();
+        let process = scene.inside(&before)?.pid();
         {
             let mut platform = scene.platform();
             platform.workers[0].node_engine.kill()?;
@@ -44,7 +44,7 @@ pub fn node_engine_dies(scene: &Scene) -> Result<()> {
         }
         wait_joined(scene)?;
         let now = scene.with_rest(|rest| wait_running(rest, service, 1))?.remove(0);
-        ensure!(inside(&now)?.pid() == process, "the instance was started anew");
+        ensure!(scene.inside(&now)?.pid() == process, "the instance was started anew");
         ensure!(now.generation == before.generation, "the instance was placed anew");
         Ok(())
     })
@@ -53,7 +53,7 @@ pub fn node_engine_dies(scene: &Scene) -> Result<()> {
 pub fn root_dies(scene: &Scene) -> Result<()> {
     scene.with_service(scene.serving("rootless"), 2, |service| {
         let before = scene.with_rest(|rest| rest.service(&service.id))?;
-        let client = inside(&before.instance_list[0])?;
+        let client = scene.inside(&before.instance_list[0])?;
         {
             let mut platform = scene.platform();
             platform.root.kill()?;
@@ -70,7 +70,7 @@ pub fn root_dies(scene: &Scene) -> Result<()> {
 pub fn cluster_dies(scene: &Scene) -> Result<()> {
     scene.with_service(scene.serving("clusterless"), 2, |service| {
         let before = scene.with_rest(|rest| rest.service(&service.id))?;
-        let client = inside(&before.instance_list[0])?;
+        let client = scene.inside(&before.instance_list[0])?;
         {
             let mut platform = scene.platform();
             platform.cluster.kill()?;
@@ -89,7 +89,7 @@ pub fn cluster_dies(scene: &Scene) -> Result<()> {
 pub fn worker_lost(scene: &Scene) -> Result<()> {
     scene.with_service(scene.serving("wandering"), 1, |service| {
         let before = only_instance(scene, service)?;
-        let old: Inside = inside(&before)?;
+        let old: Inside = scene.inside(&before)?;
         let lost = {
             let mut platform = scene.platform();
             let lost = platform

@@ -13,12 +13,14 @@ use xylem_tests::{
     daemon,
     deployment::{self, Service, Wanted},
     image::Image,
+    inside::Inside,
     link,
     platform::{Name, Platform},
     rest::Rest,
     topology::Topology,
     wait::wait_for,
 };
+use xylem_types::job::JobInstance;
 
 /// For what happens within the platform's own intervals.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -49,6 +51,11 @@ impl Scene {
 
     pub fn platform(&self) -> MutexGuard<'_, Platform> {
         self.platform.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The network namespace of a running instance.
+    pub fn inside(&self, instance: &JobInstance) -> Result<Inside> {
+        self.platform().inside(instance)
     }
 
     /// Runs `work` with a client of the root.
@@ -125,7 +132,7 @@ fn interfaces(platform: &Platform) -> Result<Vec<BTreeSet<String>>> {
 }
 
 /// Asks the instance that listens at `address` for its name, from the inside of another.
-pub fn ask(client: &xylem_tests::inside::Inside, address: Ipv4Addr) -> Result<String> {
+pub fn ask(client: &Inside, address: Ipv4Addr) -> Result<String> {
     use std::io::{BufRead, BufReader, Write};
     use std::net::{SocketAddr, TcpStream};
     client.run(|| {

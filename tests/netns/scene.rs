@@ -12,7 +12,7 @@ use net_common::DropReason;
 use net_maps::PinnedMaps;
 use xylem_tests::{
     daemon,
-    deployment::{Service, Wanted, create, inside, scale_up},
+    deployment::{Service, Wanted, create, scale_up},
     image::Image,
     inside::Inside,
     load::Server,
@@ -80,7 +80,7 @@ impl Scene {
             <[Service; 5]>::try_from(services).expect("five were wanted");
         let serve = |service: Service| {
             let instance = scale_up(&rest, &service, 1)?.pop().context("no instance")?;
-            let inside = inside(&instance)?;
+            let inside = platform.inside(&instance)?;
             let server = inside.run(Server::start).context("no load servers")?;
             Ok::<_, anyhow::Error>(Served {
                 rr_ip: service.rr_ip,
@@ -93,7 +93,7 @@ impl Scene {
         };
         let client = scale_up(&rest, &client, 1)?.pop().context("no client")?;
         let client_ip = client.instance_ip.context("the client has no instance IP")?;
-        let client = inside(&client)?;
+        let client = platform.inside(&client)?;
         let (near, far, unseen) = (serve(near)?, serve(far)?, serve(unseen)?);
         scale_up(&rest, &both, 2)?;
         Ok(Self { client, client_ip, near, far, unseen, both, platform: Mutex::new(platform) })

@@ -12,7 +12,7 @@ use xylem_types::{
     job::{Job, JobInstance},
 };
 
-use crate::{inside::Inside, rest::Rest, wait::wait_for};
+use crate::{rest::Rest, wait::wait_for};
 
 /// How long an instance may take from request to RUNNING on a busy machine.
 pub const DEPLOY_LIMIT: Duration = Duration::from_secs(60);
@@ -141,12 +141,4 @@ pub fn wait_running(rest: &Rest<'_>, service: &Service, count: usize) -> Result<
         }
         None => Ok(instances),
     }
-}
-
-/// The network namespace of a running instance.
-///
-/// # Errors
-/// If it has no address or no process.
-pub fn inside(instance: &JobInstance) -> Result<Inside> {
-    Inside::of_address(instance.namespace_ip.context("no namespace IP")?)
 }

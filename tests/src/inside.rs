@@ -18,39 +18,25 @@ pub struct Inside {
 }
 
 impl Inside {
-    /// The namespace of the process that owns `address`, an instance's namespace IP.
-    ///
-    /// # Errors
-    /// If no process on this machine has it.
-    pub fn of_address(address: Ipv4Addr) -> Result<Self> {
-        Self::find(address, |_| true)?
-            .with_context(|| format!("no process has the address {address}"))
-    }
-
-    /// The same, among the processes of one worker: another platform on this machine may have
-    /// the address as well.
+    /// The namespace in which a process of this worker has `address`, an instance's namespace IP.
+    /// The worker is known by its control group: another platform on this machine may have the
+    /// address as well.
     ///
     /// # Errors
     /// If no process of the worker has it.
     pub fn of_worker(cgroup_parent: &str, address: Ipv4Addr) -> Result<Self> {
-        Self::find(address, |pid| is_below(pid, cgroup_parent))?.with_context(|| {
-            format!("no process in the control group {cgroup_parent} has the address {address}")
-        })
-    }
-
-    fn find(address: Ipv4Addr, is_wanted: impl Fn(u32) -> bool) -> Result<Option<Self>> {
         for entry in fs::read_dir("/proc").context("cannot read /proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
             // Processes end while we look; those are not the ones.
-            if is_wanted(pid) && owns(pid, address) {
+            if is_below(pid, cgroup_parent) && owns(pid, address) {
                 let path = format!("/proc/{pid}/ns/net");
                 let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
-                return Ok(Some(Self { file, pid }));
+                return Ok(Self { file, pid });
             }
         }
-        Ok(None)
+        anyhow::bail!("no process in the control group {cgroup_parent} has the address {address}")
     }
 
     /// A process of the instance.

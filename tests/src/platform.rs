@@ -10,9 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
+use xylem_types::job::JobInstance;
 
 use crate::{
     daemon::{self, ROOT_PORT, WorkerPaths},
+    inside::Inside,
     leftovers,
     process::Process,
     registry::Registry,
@@ -255,6 +257,18 @@ impl Platform {
     pub fn start_on(&self, host: &Host, name: &str, command: Command) -> Result<Process> {
         let log = self.state.path().join(format!("{name}.log"));
         Process::start(name, command, Some(&host.netns), &log)
+    }
+
+    /// The network namespace of a running instance.
+    ///
+    /// # Errors
+    /// If it has no address or no process on its worker.
+    pub fn inside(&self, instance: &JobInstance) -> Result<Inside> {
+        let is_it = |worker: &&Worker| worker.name == instance.worker_name;
+        let worker = self.workers.iter().find(is_it);
+        let worker = worker.with_context(|| format!("no worker {:?}", instance.worker_name))?;
+        let address = instance.namespace_ip.context("no namespace IP")?;
+        Inside::of_worker(&worker.paths.cgroup_parent, address)
     }
 
     /// Where the logs are.

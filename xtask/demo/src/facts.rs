@@ -66,7 +66,8 @@ pub(crate) fn gather(
     for instance in web.iter().chain([&client]) {
         let address = instance.namespace_ip.context("a running instance has an address")?;
         let list = || netlink_here(async |netlink| link::all(&netlink).await);
-        note(&instance.name, Inside::of_address(address)?.run(list)?);
+        let parent = &platform.workers[instance.worker].paths.cgroup_parent;
+        note(&instance.name, Inside::of_worker(parent, address)?.run(list)?);
     }
 
     let bpffs = &platform.workers[client.worker].paths.bpffs_root;
