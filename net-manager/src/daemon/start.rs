@@ -169,6 +169,8 @@ async fn serve(
     info!(bpffs = %config.bpffs_root.display(), socket = %config.socket.display(), "ready");
 
     let early = tokio::select! {
+        // In this order: what ends because it was told to does not end early.
+        biased;
         () = stop.cancelled() => Ok(()),
         ended = &mut events => Err(early("the reader of the event ring", ended)),
         ended = &mut api => Err(early("the Net API", ended)),
