@@ -59,12 +59,14 @@ fn draw_panel(area: &Area<'_>, rows: &[Row], (services, place): (u32, Place)) ->
         0 => format!("{whereabouts}: ratio to plain routing"),
         _ => format!("{whereabouts}, {services} more services: ratio to plain routing"),
     };
+    // A place more, for the legend.
+    let width = metrics.len() as f64 * 1.08 + 0.2;
     let mut chart = ChartBuilder::on(area)
         .caption(title, (FONT, 18))
         .margin(10)
         .x_label_area_size(28)
         .y_label_area_size(36)
-        .build_cartesian_2d(0.0..metrics.len() as f64, 0.0..RATIO_MAX)?;
+        .build_cartesian_2d(0.0..width, 0.0..RATIO_MAX)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -73,7 +75,7 @@ fn draw_panel(area: &Area<'_>, rows: &[Row], (services, place): (u32, Place)) ->
         .y_labels(6)
         .label_style((FONT, 12))
         .draw()?;
-    chart.draw_series(LineSeries::new([(0.0, 1.0), (metrics.len() as f64, 1.0)], &BLACK))?;
+    chart.draw_series(LineSeries::new([(0.0, 1.0), (metrics.len() as f64, 1.0)], BLACK))?;
 
     // A group of bars for each figure takes up four fifths of its room.
     let bar = 0.8 / sides.len().max(1) as f64;

@@ -87,7 +87,7 @@ pub(crate) fn run(
             }
         })
     });
-    values.with_context(|| format!("load {load:?} from {:?} to {server}", path.client))
+    values.with_context(|| format!("{load:?} to {server}"))
 }
 
 fn gigabits(bytes_per_second: f64) -> f64 {

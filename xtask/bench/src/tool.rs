@@ -66,3 +66,16 @@ fn file_with(text: &str) -> Result<File> {
     };
     write().context("no temporary file")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_its_package() {
+        let tool = Tool { program: "no-such-program", package: "some-package" };
+        let said = tool.find().unwrap_err().to_string();
+        assert!(said.contains("`no-such-program`") && said.contains("some-package"), "{said}");
+        assert!(Tool { program: "sh", package: "dash" }.find().unwrap().is_absolute());
+    }
+}
