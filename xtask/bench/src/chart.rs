@@ -64,7 +64,7 @@ fn draw_panel(area: &Area<'_>, rows: &[Row], (services, place): (u32, Place)) ->
     let mut chart = ChartBuilder::on(area)
         .caption(title, (FONT, 18))
         .margin(10)
-        .x_label_area_size(28)
+        .x_label_area_size(40)
         .y_label_area_size(36)
         .build_cartesian_2d(0.0..width, 0.0..RATIO_MAX)?;
     chart
@@ -101,11 +101,14 @@ fn draw_panel(area: &Area<'_>, rows: &[Row], (services, place): (u32, Place)) ->
         }))?;
     }
 
-    let below = (FONT, 12).into_font().color(&BLACK).pos(Pos::new(HPos::Center, VPos::Top));
+    let below =
+        |size| (FONT, size).into_font().color(&BLACK).pos(Pos::new(HPos::Center, VPos::Top));
     for (group, metric) in metrics.iter().enumerate() {
-        let better = if metric.is_better_lower() { " (lower is better)" } else { "" };
         let (x, y) = chart.backend_coord(&(group as f64 + 0.5, 0.0));
-        area.draw(&Text::new(format!("{metric}{better}"), (x, y + 6), below.clone()))?;
+        area.draw(&Text::new(metric.to_string(), (x, y + 6), below(12)))?;
+        if metric.is_better_lower() {
+            area.draw(&Text::new("lower is better", (x, y + 22), below(10)))?;
+        }
     }
     chart
         .configure_series_labels()

@@ -47,8 +47,13 @@ impl Plan {
     /// # Errors
     /// If a load fails, or it was interrupted.
     pub(crate) fn run(&self, scene: &mut Scene, interrupt: &Interrupt) -> Result<Outcome> {
-        let progress = progress(self.steps());
-        let mut outcome = Outcome::default();
+        let mut run = Run {
+            plan: self,
+            interrupt,
+            progress: progress(self.steps()),
+            idle_load: f64::INFINITY,
+            outcome: Outcome::default(),
+        };
         for services in self.services.iter().copied() {
             for (side, contender) in scene.sides() {
                 interrupt.check()?;
@@ -56,48 +61,14 @@ impl Plan {
                 filled.with_context(|| format!("{side} with {services} services"))?;
             }
             for round in 0..self.rounds {
-                self.round(scene, interrupt, (services, round), &mut outcome.samples, &progress)?;
+                run.round(scene, services, round)?;
                 if self.additions {
-                    outcome.additions.extend(additions(scene, services)?);
+                    run.add_to(scene, services)?;
                 }
             }
         }
-        progress.finish_and_clear();
-        Ok(outcome)
-    }
-
-    fn round(
-        &self,
-        scene: &Scene,
-        interrupt: &Interrupt,
-        (services, round): (u32, u32),
-        samples: &mut Vec<Sample>,
-        progress: &ProgressBar,
-    ) -> Result<()> {
-        let idle_load = cpu::idle_load(self.duration)?;
-        if idle_load > IDLE_LOAD_MAX {
-            progress.suspend(|| {
-                eprintln!("round {round}: {idle_load:.1} CPUs are busy with other things");
-            });
-        }
-        // The order changes by round, so that no side is always the first.
-        let mut sides = self.sides.clone();
-        let turn = round as usize % sides.len();
-        sides.rotate_left(turn);
-        for place in Place::ALL {
-            for load in self.loads.iter().copied() {
-                for side in sides.iter().copied().filter(|side| side.carries(load)) {
-                    interrupt.check()?;
-                    let path = scene.path(side, place);
-                    let values = measure::run(load, &path, self.duration, idle_load);
-                    for (metric, value) in values.with_context(|| format!("{side}, {place:?}"))? {
-                        samples.push(Sample { services, round, place, side, metric, value });
-                    }
-                    progress.inc(1);
-                }
-            }
-        }
-        Ok(())
+        run.progress.finish_and_clear();
+        Ok(run.outcome)
     }
 
     /// How many loads are run.
@@ -109,14 +80,59 @@ impl Plan {
     }
 }
 
-fn additions(scene: &mut Scene, services: u32) -> Result<Vec<Addition>> {
-    let mut additions = Vec::new();
-    for (side, contender) in scene.sides() {
-        let time = contender.time_adding();
-        let time = time.with_context(|| format!("{side}: one more than {services} services"))?;
-        additions.extend(time.map(|time| Addition { side, services, time }));
+struct Run<'a> {
+    plan: &'a Plan,
+    interrupt: &'a Interrupt,
+    progress: ProgressBar,
+    /// CPUs that are busy when nothing is measured; the least of all rounds, because others may
+    /// have been at work just then.
+    idle_load: f64,
+    outcome: Outcome,
+}
+
+impl Run<'_> {
+    fn round(&mut self, scene: &Scene, services: u32, round: u32) -> Result<()> {
+        self.interrupt.check()?;
+        let idle_load = cpu::idle_load(self.plan.duration)?;
+        if idle_load > IDLE_LOAD_MAX {
+            self.progress.suspend(|| {
+                eprintln!("round {round}: {idle_load:.1} CPUs are busy with other things");
+            });
+        }
+        self.idle_load = self.idle_load.min(idle_load);
+        // The order changes by round, so that no side is always the first.
+        let mut sides = self.plan.sides.clone();
+        let turn = round as usize % sides.len();
+        sides.rotate_left(turn);
+        for place in Place::ALL {
+            for load in self.plan.loads.iter().copied() {
+                for side in sides.iter().copied().filter(|side| side.carries(load)) {
+                    self.interrupt.check()?;
+                    let path = scene.path(side, place);
+                    let values = measure::run(load, &path, self.plan.duration, self.idle_load);
+                    for (metric, value) in values.with_context(|| format!("{side}, {place}"))? {
+                        let sample = Sample { services, round, place, side, metric, value };
+                        self.outcome.samples.push(sample);
+                    }
+                    self.progress.inc(1);
+                }
+            }
+        }
+        Ok(())
     }
-    Ok(additions)
+
+    /// Adds one more to so many services.
+    fn add_to(&mut self, scene: &mut Scene, services: u32) -> Result<()> {
+        for (side, contender) in scene.sides() {
+            self.interrupt.check()?;
+            let time = contender.time_adding();
+            let time =
+                time.with_context(|| format!("{side}: one more than {services} services"))?;
+            let addition = time.map(|time| Addition { side, services, time });
+            self.outcome.additions.extend(addition);
+        }
+        Ok(())
+    }
 }
 
 fn progress(steps: u64) -> ProgressBar {
