@@ -30,13 +30,14 @@ pub(crate) const BPF_COMPILER: [Package; 3] = [
 pub(crate) const BPF_CLIPPY: Package = package("rust-web-clippy", "lints the kernel programs");
 
 /// What demo and tests run or link with.
-pub(crate) const TOOLS: [Package; 2] = [
+pub(crate) const TOOLS: [Package; 3] = [
     Package {
         name: "docker-registry",
         why: "the registry that workers of tests and demo pull from",
         service: Some("docker-registry.service"),
     },
     package("libc6-dev", "static libc, for the image of the demo application"),
+    package("iproute2", "`ip`, with which tests look at what was made by netlink"),
 ];
 
 /// For `bench` only: what it measures Xylem beside.

@@ -6,6 +6,7 @@
 
 mod application;
 mod check;
+mod commands;
 mod facts;
 mod interrupt;
 mod progress;
@@ -97,11 +98,13 @@ fn run(
 
     let facts = facts::gather(platform, &web, &client, tally)?;
     show::facts(&facts);
+    let commands = commands::all(platform, &facts);
     if cli.check {
         check::check(&facts, usize::from(cli.workers))?;
+        commands.iter().try_for_each(|command| command.run(platform))?;
         println!("\nall of it is as it should be");
     } else {
-        show::commands(platform, &facts);
+        show::commands(platform, &commands);
         interrupt.wait();
     }
     eprintln!("removing everything");

@@ -3,9 +3,12 @@
 use std::net::Ipv4Addr;
 
 use comfy_table::{Table, presets};
-use xylem_tests::{daemon, platform::Platform, process::tail};
+use xylem_tests::{platform::Platform, process::tail};
 
-use crate::facts::{Facts, Instance};
+use crate::{
+    commands::Try,
+    facts::{Facts, Instance},
+};
 
 pub(crate) fn facts(facts: &Facts) {
     println!("\nThe instances, each in its network namespace on the worker that runs it:\n");
@@ -60,36 +63,14 @@ pub(crate) fn facts(facts: &Facts) {
     }
 }
 
-/// Command lines that work as they are.
-pub(crate) fn commands(platform: &Platform, facts: &Facts) {
-    let xylem = daemon::program("xylem");
-    let xylem = xylem.display();
-    let root = platform.root_url();
-    let worker = &platform.workers[facts.client.worker];
-    let bpffs = worker.paths.bpffs_root.display();
-    let netns = platform.topology.workers[facts.client.worker].netns.name();
-    println!(
-        "
-To try, in another terminal:
-
-  {xylem} login --root {root} --user Admin --password Admin
-  {xylem} service list
-  {xylem} node list
-  {xylem} service inspect web
-  {xylem} service scale web {more}
-
-  {xylem} net --bpffs {bpffs} services      # what the kernel of {name} knows
-  {xylem} net --bpffs {bpffs} flows
-  {xylem} net --bpffs {bpffs} drops
-
-  nsenter --net=/run/netns/{netns} ip -br address      # the host of {name}
-
-Logs of all daemons: {folder}
-Ctrl-C removes everything.",
-        more = facts.web.len() + 2,
-        name = worker.name,
-        folder = platform.folder().display(),
-    );
+/// What to type in another terminal.
+pub(crate) fn commands(platform: &Platform, commands: &[Try]) {
+    println!("\nTo try, in another terminal:");
+    for command in commands {
+        println!("\n  # {}\n  {}", command.why, command.line());
+    }
+    println!("\nLogs of all daemons: {}", platform.folder().display());
+    println!("Ctrl-C removes everything.");
 }
 
 /// The end of every daemon's log.
