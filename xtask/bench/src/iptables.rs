@@ -157,3 +157,40 @@ fn rules(service: &ServicePort) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_endpoint_is_as_likely() {
+        let text = rules(&kube::filler(0));
+        let chances: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains(" -> "))
+            .map(|line| line.split_once("--probability ").map(|(_, rest)| &rest[..5]))
+            .collect();
+        assert_eq!(chances, [Some("0.500"), None]);
+    }
+
+    #[test]
+    fn a_removal_leaves_no_chain_of_the_addition() {
+        let service = kube::filler(31_999);
+        let added: BTreeSet<_> = chains(&service)
+            .lines()
+            .filter_map(|line| line.strip_prefix(':')?.split(' ').next())
+            .map(str::to_owned)
+            .collect();
+        let removal = removal(&service);
+        let removed: BTreeSet<_> = removal
+            .lines()
+            .filter_map(|line| line.strip_prefix("-X "))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(added, removed);
+        // The kernel's limit.
+        assert!(added.iter().all(|chain| chain.len() < 29), "{added:?}");
+    }
+}

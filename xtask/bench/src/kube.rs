@@ -89,3 +89,26 @@ pub(crate) fn all(fillers: u32) -> Vec<ServicePort> {
     let after = (middle..fillers).map(filler);
     before.chain(measured()).chain(after).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn as_many_services_come_before_the_measured_as_after_them() {
+        let services = all(10);
+        let middle = measured().len();
+        assert_eq!(services[5..5 + middle], measured());
+        assert_eq!(services.len(), 10 + middle);
+        let places: BTreeSet<_> =
+            services.iter().map(|s| (s.service_ip, s.protocol.to_string(), s.port)).collect();
+        assert_eq!(places.len(), services.len(), "each is another");
+    }
+
+    #[test]
+    fn one_more_is_not_there_yet() {
+        assert!(!all(10).contains(&filler(10)));
+    }
+}

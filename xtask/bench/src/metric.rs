@@ -96,9 +96,9 @@ pub(crate) enum Metric {
     Udp64,
     /// Datagrams with 1400 bytes that arrive
     Udp1400,
-    /// Request and response of one byte over one TCP connection
+    /// Request and response of one byte over one TCP connection, median
     RrP50,
-    /// The same
+    /// The same, 99th percentile
     RrP99,
     /// New TCP connections of one client
     Conn1,

@@ -29,7 +29,7 @@ pub(crate) enum Bench {
   cargo xtask bench net
   cargo xtask bench net --rounds 3 --seconds 0.5 --sides vxlan,xylem --only udp64,rr_p50
   cargo xtask bench net --services 10,1000,10000
-  cargo xtask bench net --output json --chart bench.svg")]
+  cargo xtask bench net --output json --chart target/bench.svg")]
 pub(crate) struct Net {
     /// How often every side is measured
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
