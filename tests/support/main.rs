@@ -10,8 +10,8 @@ use std::{
 };
 
 use xylem_tests::{
-    image::Image, netns::NETNS_FOLDER, process::Process, registry::Registry, topology::Topology,
-    wait::wait_until,
+    daemon, image::Image, netns::NETNS_FOLDER, process::Process, registry::Registry,
+    topology::Topology, wait::wait_until,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -111,6 +111,38 @@ fn image_pushed_to_the_registry_is_there() {
     let mut answer = net.hub.netns.run(|| ureq::get(tags).call()).unwrap();
     let text = answer.body_mut().read_to_string().unwrap();
     assert_eq!(text.trim(), r#"{"name":"tools/sh","tags":["1"]}"#);
+}
+
+/// `scripts/config` is for copying: every daemon takes its file as it is.
+#[test]
+fn example_configurations_are_accepted() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/config");
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = own_prefix("conf");
+    let net = Topology::isolated(&prefix, 0).unwrap();
+    let start = |name: &str, arguments: &[&str]| {
+        let mut command = Command::new(daemon::program(&format!("xylem-{name}")));
+        command.args(arguments).arg("--config").arg(examples.join(format!("{name}.toml")));
+        let log = folder.path().join(format!("{name}.log"));
+        Process::start(name, command, Some(&net.hub.netns), &log).unwrap()
+    };
+    let state = folder.path().join("state").display().to_string();
+
+    for (name, port) in [("root", daemon::ROOT_PORT), ("cluster", daemon::CLUSTER_PORT)] {
+        let mut daemon = start(name, &["--data-dir", &format!("{state}/{name}")]);
+        let dial = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map(drop);
+        daemon.wait_ready(LIMIT, || Ok(net.hub.netns.run(dial)?)).unwrap();
+        daemon.stop().unwrap();
+    }
+    // What these two do for ever needs more than a configuration.
+    let bpffs = format!("/sys/fs/bpf/{prefix}");
+    for mut daemon in [
+        start("net-manager", &["purge", "--bpffs-root", &bpffs]),
+        start("node-engine", &["purge", "--state-dir", &format!("{state}/engine")]),
+    ] {
+        wait_until("the purge to end", LIMIT, || daemon.ended().unwrap().is_some());
+        daemon.stop().unwrap();
+    }
 }
 
 #[test]
