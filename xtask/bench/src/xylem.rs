@@ -51,14 +51,10 @@ impl Xylem {
         let list =
             [wanted("client", "worker1"), wanted("near", "worker1"), wanted("far", "worker2")];
         let (_, services) = create(&rest, "bench", &list)?;
-        // Each runs on the worker that it was wanted on.
-        let enter = |(service, wanted): (&Service, &Wanted<'_>)| -> Result<Inside> {
-            let instance = scale_up(&rest, service, 1)?.pop().context("no instance")?;
-            let worker = platform.workers.iter().find(|w| Some(&*w.name) == wanted.node);
-            let parent = &worker.context("no such worker")?.paths.cgroup_parent;
-            Inside::of_worker(parent, instance.namespace_ip.context("no namespace IP")?)
+        let enter = |service: &Service| -> Result<Inside> {
+            platform.inside(&scale_up(&rest, service, 1)?.pop().context("no instance")?)
         };
-        let mut insides = services.iter().zip(&list).map(enter).collect::<Result<Vec<_>>>()?;
+        let mut insides = services.iter().map(enter).collect::<Result<Vec<_>>>()?;
         let servers = insides[1..]
             .iter()
             .map(|inside| inside.run(Server::start).context("no load servers"))
