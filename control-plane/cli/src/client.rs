@@ -85,6 +85,9 @@ impl Client {
     /// # Errors
     /// When the HTTP client cannot be set up.
     pub(crate) fn new(config: Config, root: Option<RootUrl>) -> reqwest::Result<Self> {
+        // In a build of the whole workspace the client can speak TLS, because the node engine
+        // needs it, and then wants to know with which cryptography. The second call finds it set.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)

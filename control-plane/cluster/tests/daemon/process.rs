@@ -68,7 +68,7 @@ impl Cluster {
         assert!(self.child.is_none());
         self.child = Some(self.command().spawn().unwrap());
         let health = self.url("/health");
-        let client = reqwest::Client::new();
+        let client = http_client();
         eventually_so("the daemon is up", async || {
             let answer = client.get(&health).send().await;
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
@@ -111,11 +111,18 @@ impl Cluster {
     }
 
     pub(crate) async fn status(&self) -> ClusterStatus {
-        reqwest::get(self.url("/api/cluster/status")).await.unwrap().json().await.unwrap()
+        http_client()
+            .get(self.url("/api/cluster/status"))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn metrics(&self) -> String {
-        reqwest::get(self.url("/metrics")).await.unwrap().text().await.unwrap()
+        http_client().get(self.url("/metrics")).send().await.unwrap().text().await.unwrap()
     }
 
     /// As if the machine lost power.
@@ -167,4 +174,11 @@ pub(crate) fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// In a build of the whole workspace the client can speak TLS, because the node engine needs it,
+/// and then wants to know with which cryptography.
+pub(crate) fn http_client() -> reqwest::Client {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    reqwest::Client::new()
 }

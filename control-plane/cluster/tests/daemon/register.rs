@@ -4,7 +4,11 @@ use std::{path::Path, process::Stdio};
 
 use xylem_types::net_api::Refusal;
 
-use crate::{Cluster, FakeRoot, FakeWorker, eventually, process::free_port, wait::eventually_so};
+use crate::{
+    Cluster, FakeRoot, FakeWorker, eventually,
+    process::{free_port, http_client},
+    wait::eventually_so,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_starts_without_a_root_and_ends_when_asked() {
@@ -35,7 +39,7 @@ async fn the_root_s_id_is_shown_and_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_is_no_worker_is_refused_with_the_reason() {
     let cluster = Cluster::start("http://127.0.0.1:9".into()).await;
-    let client = reqwest::Client::new();
+    let client = http_client();
     for (body, reason) in [
         ("{}", "neither id nor host"),
         (r#"{"id":"a/b"}"#, "cannot name a worker"),

@@ -20,7 +20,7 @@ use xylem_types::{
     node::{Node, Registered},
 };
 
-use crate::{process::Cluster, wait::eventually};
+use crate::{process::Cluster, process::http_client, wait::eventually};
 
 const BEAT: Duration = Duration::from_millis(200);
 
@@ -56,12 +56,8 @@ impl FakeWorker {
             virtualization: vec!["docker".into()],
             ..Node::default()
         };
-        let response = reqwest::Client::new()
-            .post(cluster.url("/api/node/register"))
-            .json(&node)
-            .send()
-            .await
-            .unwrap();
+        let response =
+            http_client().post(cluster.url("/api/node/register")).json(&node).send().await.unwrap();
         let registered: Registered = response.error_for_status().unwrap().json().await.unwrap();
         assert_eq!(registered.id, id);
         assert_eq!(registered.mqtt_broker_port, cluster.mqtt_port.to_string());
