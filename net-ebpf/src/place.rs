@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_coarse_ns};
 use net_common::{
-    Addr, DropReason, Endpoint, FlowKey, Instance, InstanceState, Policy, Service,
+    Addr, DropReason, Endpoint, Flow, FlowKey, Instance, InstanceState, Policy, Service,
     flow::{
         flags::{CLOSING, REMOTE_CLIENT, REPLY},
         from_node,
@@ -232,6 +232,7 @@ fn insert(
         (*entry).instance = owner.instance;
         (*entry).generation = owner.generation;
         (*entry).flags = owner.flags;
-        FLOWS.insert(key, &*entry, u64::from(flags)).map_err(|_| DropReason::FlowTableFull)
+        let entry: &Flow = &*entry;
+        FLOWS.insert(key, entry, u64::from(flags)).map_err(|_| DropReason::FlowTableFull)
     }
 }
