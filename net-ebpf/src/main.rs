@@ -232,7 +232,8 @@ fn follow_placed(
 /// The instance of this node whose namespace IP is `source`.
 #[inline(always)]
 fn local_instance(source: &Addr) -> Result<&'static Endpoint, DropReason> {
-    // SAFETY: user space replaces entries whole, and frees one only after a grace period.
+    // SAFETY: the kernel keeps the element's memory while the program runs. If user space removes the
+    // entry meanwhile, the element may be reused, and this packet is treated as the new entry says.
     match unsafe { ENDPOINTS.get(source) } {
         Some(endpoint) if endpoint.namespace_ip == *source => Ok(endpoint),
         _ => Err(DropReason::SpoofedSource),

@@ -229,7 +229,7 @@ fn response(request: &DeployRequest, lease: Lease) -> DeployResponse {
 fn lease_of(local: &LocalInstance) -> Lease {
     let v4 = match local.instance.namespace_ip_v4.to_ip() {
         IpAddr::V4(v4) => v4,
-        // Instances get IPv4 addresses only.
+        // Every instance has one; this is the field for it.
         IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
     };
     let v6 = Ipv6Addr::from(local.instance.namespace_ip_v6.octets());
