@@ -13,6 +13,7 @@ pub(crate) fn ci() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"])).context("run `cargo fmt --all`")?;
     // The daemons embed the object, so even looking at them needs it.
     ebpf::build(&tools)?;
+    ebpf::judge_budget()?;
     packages::ensure(&[packages::BPF_CLIPPY])?;
     run(ebpf::clippy(&tools).args(["--", "-Dwarnings"]))
         .context("clippy on the kernel programs")?;

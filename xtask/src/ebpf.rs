@@ -3,8 +3,10 @@
 use std::{env, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use crate::{
+    budget,
     command::{run, without_cargo_environment, workspace},
     setup::Tools,
 };
@@ -18,6 +20,22 @@ const TARGET: &str = "bpfel-unknown-none";
 ///
 /// More of the linker's options go in as `-Clink-arg=--…` (`bpf-linker --help`).
 const FLAGS: [&str; 4] = ["-Cdebuginfo=2", "-Cpanic=abort", "-Ctarget-cpu=v3", "-Clink-arg=--btf"];
+
+/// Of `cargo xtask build-ebpf`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Make what the verifier counts now the budget, in net-ebpf/budget.toml
+    #[arg(long)]
+    accept: bool,
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
 
 /// Where the daemons' build scripts look for the object.
 pub(crate) fn object() -> PathBuf {
@@ -41,6 +59,35 @@ pub(crate) fn build(tools: &Tools) -> Result<()> {
     fs::write(&partial, &new)
         .and_then(|()| fs::rename(&partial, &object))
         .with_context(|| format!("cannot write {}", object.display()))
+}
+
+/// As [`build`]; then prints what the verifier makes of each program.
+///
+/// # Errors
+/// Also if a program exceeds its budget, with the object in place all the same.
+pub(crate) fn build_and_tell(tools: &Tools, options: &Options) -> Result<()> {
+    build(tools)?;
+    let report = budget::check(options.accept)?;
+    match options.output {
+        Output::Json => {
+            let lines = report.as_ref().map_or(&[][..], |report| &report.lines);
+            println!("{}", serde_json::to_string_pretty(lines)?);
+        }
+        Output::Table => {
+            if let Some(report) = &report {
+                print!("{}", report.table());
+            }
+        }
+    }
+    report.map_or(Ok(()), |report| report.judge())
+}
+
+/// For who wants to know only of programs that exceed their budget.
+///
+/// # Errors
+/// One does.
+pub(crate) fn judge_budget() -> Result<()> {
+    budget::check(false)?.map_or(Ok(()), |report| report.judge())
 }
 
 /// Clippy of the compiler that builds the programs; its lints apply to `net-ebpf` only.

@@ -3,6 +3,7 @@
 //! Each command first makes sure, by itself, that what it needs is there ([`setup`]), so that a
 //! fresh machine needs no preparation and no two commands in a certain order.
 
+mod budget;
 mod build;
 mod ci;
 mod command;
@@ -14,6 +15,7 @@ mod residue;
 mod setup;
 mod test;
 mod toolchain;
+mod verifier;
 
 use std::process::ExitCode;
 
@@ -30,8 +32,8 @@ struct Cli {
 enum Task {
     /// Find or install what the other commands need; says what it does and why
     Setup,
-    /// Build the kernel programs into target/bpf/xylem.o
-    BuildEbpf,
+    /// Build the kernel programs into target/bpf/xylem.o, and tell what the verifier makes of them
+    BuildEbpf(ebpf::Options),
     /// Build everything and show the platform at work on this machine; needs root
     #[command(disable_help_flag = true)]
     Demo {
@@ -58,7 +60,9 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Task::Setup => setup::run().map(drop),
-        Task::BuildEbpf => setup::run().and_then(|tools| ebpf::build(&tools)),
+        Task::BuildEbpf(options) => {
+            setup::run().and_then(|tools| ebpf::build_and_tell(&tools, &options))
+        }
         Task::Bench { options } => {
             // Without them the rest can be measured; the bench says what to leave out.
             if let Err(error) = packages::ensure(&packages::CONTENDERS) {

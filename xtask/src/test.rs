@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use crate::{
     build::{self, HOST_PACKAGES},
     command::{cargo, run},
+    ebpf,
     residue::{GRACE, Snapshot},
 };
 
@@ -36,6 +37,7 @@ pub(crate) fn test(suite: Option<Suite>) -> Result<()> {
     let start = Instant::now();
     build::everything()?;
     let built = start.elapsed();
+    let within_budget = ebpf::judge_budget();
 
     let before = Snapshot::take()?;
     let start = Instant::now();
@@ -53,7 +55,7 @@ pub(crate) fn test(suite: Option<Suite>) -> Result<()> {
         bail!("all tests passed, but {} things are left behind (above)", left.len());
     }
     println!("all tests passed and nothing is left behind");
-    Ok(())
+    within_budget
 }
 
 fn selected(suite: Option<Suite>) -> Command {
