@@ -16,6 +16,7 @@ pub mod netns;
 pub mod platform;
 pub mod process;
 pub mod registry;
+pub mod relay;
 pub mod rest;
 pub mod topology;
 pub mod wait;

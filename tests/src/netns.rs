@@ -8,7 +8,7 @@ use std::{
     panic,
     path::{Path, PathBuf},
     process::Command,
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use anyhow::{Context, Result};
@@ -71,6 +71,22 @@ impl Netns {
             setns(&self.file, CloneFlags::CLONE_NEWNET).expect("we made the namespace, as root");
             work()
         })
+    }
+
+    /// Runs `work` inside the namespace, on a thread of its own, without waiting for it.
+    ///
+    /// # Errors
+    /// If there is no thread or descriptor to be had.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<JoinHandle<T>> {
+        let file = self.file.try_clone().context("no descriptor is left")?;
+        let inside = move || {
+            setns(file, CloneFlags::CLONE_NEWNET).expect("we made the namespace, as root");
+            work()
+        };
+        thread::Builder::new().spawn(inside).context("no thread is left")
     }
 
     /// Runs `work` inside the namespace with a netlink socket of the namespace.

@@ -8,6 +8,7 @@
 //!
 //! Every line is a veth pair and a /30; the router forwards IP and does nothing else. There is
 //! no bridge and no TUN, so a packet seen here takes the path it would take between machines.
+//! A suite that wants a bad line between two workers puts a [`Relay`] into the router meanwhile.
 
 use std::net::Ipv4Addr;
 
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     link::{self, Peer},
     netns::{Netns, netlink_here},
+    relay::Relay,
 };
 
 /// The uplink's name in every host.
@@ -70,6 +72,17 @@ impl Topology {
             bail!("this host has routes to all of {ranges}: free one of them (`ip route`)");
         };
         Self::build(prefix, workers, underlay, Some(ifname))
+    }
+
+    /// A bad line between two workers, by their indexes, for as long as the relay is there.
+    ///
+    /// # Errors
+    /// As [`Relay::between`].
+    ///
+    /// # Panics
+    /// If there is no such worker.
+    pub fn relay(&self, workers: [usize; 2], seed: u64) -> Result<Relay> {
+        Relay::between(&self.router, workers.map(|worker| self.workers[worker].address), seed)
     }
 
     fn build(prefix: &str, workers: u8, [a, b]: [u8; 2], ifname: Option<&str>) -> Result<Self> {

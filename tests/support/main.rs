@@ -1,5 +1,7 @@
 //! The parts that the other suites are made of, tried on themselves. Needs root.
 
+mod relay;
+
 use std::{
     fs,
     io::{Read, Write},
