@@ -5,6 +5,7 @@
 #![expect(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod daemons;
+mod faults;
 mod first_packet;
 mod ipv6;
 mod path;
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
 
 /// The trials, each with its part of the platform; the last one drops it.
 fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
-    let list: [(&str, Check); 14] = [
+    let list: [(&str, Check); 21] = [
         ("tcp_stream_same_node", |scene| traffic::tcp_stream(scene, scene.near.rr_ip)),
         ("tcp_stream_across_nodes", |scene| traffic::tcp_stream(scene, scene.far.rr_ip)),
         ("tcp_requests", traffic::tcp_requests),
@@ -50,6 +51,13 @@ fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
         ("first_packet_is_not_lost", first_packet::not_lost),
         ("unused_service_is_forgotten_and_found_again", first_packet::forgotten_and_found_again),
         ("unknown_address_is_refused_with_a_reason", first_packet::unknown_address),
+        ("transfer_over_a_bad_line_arrives_unharmed", faults::bad_line),
+        ("transfer_over_a_corrupting_line_arrives_unharmed", faults::corrupted_stream),
+        ("corrupted_datagrams_are_not_delivered", faults::corrupted_datagrams),
+        ("copies_made_by_the_line_are_not_multiplied", faults::copies),
+        ("requests_take_as_long_as_the_line_and_no_longer", faults::delay),
+        ("connection_survives_a_cut", faults::cut),
+        ("cut_of_one_direction_leaves_the_other", faults::cut_one_direction),
         ("a_gigabyte_crosses_the_kernel_alone", path::gigabyte),
         ("net_managers_may_die", daemons::net_managers_may_die),
     ];

@@ -14,7 +14,7 @@ pub use connections::{connect_once, connections_per_second};
 pub use datagrams::{Flood, datagrams_per_second};
 pub use requests::{Latency, tcp_latency};
 pub use server::{CONNECT_PORT, COUNT_PORT, ECHO_PORT, SINK_PORT, Server};
-pub use stream::{Received, Sent, bytes_per_second, send_for, transfer};
+pub use stream::{Received, Sent, bytes_per_second, send_for, transfer, transfer_over};
 
 use std::{io, net::TcpStream};
 

@@ -26,7 +26,14 @@ pub struct Received {
 /// # Errors
 /// If the connection fails.
 pub fn transfer(server: Ipv4Addr, bytes: u64) -> io::Result<Received> {
-    let mut stream = TcpStream::connect((server, SINK_PORT))?;
+    transfer_over(TcpStream::connect((server, SINK_PORT))?, bytes)
+}
+
+/// As [`transfer`], over a connection to [`SINK_PORT`] that may have timeouts.
+///
+/// # Errors
+/// If the connection fails.
+pub fn transfer_over(mut stream: TcpStream, bytes: u64) -> io::Result<Received> {
     tune(&stream)?;
     stream.write_all(&[1])?;
     let mut chunk = vec![0; CHUNK];

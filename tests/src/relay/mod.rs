@@ -13,11 +13,12 @@ mod too_big;
 mod tun;
 
 use std::{
+    fmt,
     io::{self, PipeReader, PipeWriter},
     net::Ipv4Addr,
     os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -84,11 +85,6 @@ impl Relay {
         Ok(relay)
     }
 
-    /// What to give another relay so that it decides the same.
-    pub fn seed(&self) -> u64 {
-        self.seed
-    }
-
     /// Changes both directions, for the packets that come from now on.
     pub fn set(&self, faults: Faults) {
         for direction in Direction::BOTH {
@@ -138,14 +134,25 @@ impl Relay {
     }
 }
 
+/// For the message of a test that failed: how to have the same line again, and what it did.
+impl fmt::Display for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [forth, back] = Direction::BOTH.map(|direction| self.counts(direction));
+        write!(f, "relay with seed {}; forth: {forth:?}; back: {back:?}", self.seed)
+    }
+}
+
 impl Drop for Relay {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{self}");
+        }
         drop(self.stop.take());
         let outcome = self.thread.take().map(JoinHandle::join);
         match outcome {
             None | Some(Ok(Ok(()))) => {}
-            Some(Ok(Err(error))) => eprintln!("relay with seed {}: {error:#}", self.seed),
-            Some(Err(_)) => eprintln!("relay with seed {}: it panicked", self.seed),
+            Some(Ok(Err(error))) => eprintln!("{self}: {error:#}"),
+            Some(Err(_)) => eprintln!("{self}: it panicked"),
         }
     }
 }
