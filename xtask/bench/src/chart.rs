@@ -129,5 +129,6 @@ fn color(side: Side) -> RGBColor {
         Side::Vxlan => RGBColor(204, 121, 167),
         Side::Haproxy => RGBColor(150, 150, 150),
         Side::Xylem => RGBColor(0, 114, 178),
+        Side::XylemSocket => RGBColor(0, 158, 115),
     }
 }

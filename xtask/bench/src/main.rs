@@ -1,4 +1,5 @@
-//! `cargo xtask bench net`: the data path measured beside what a user would pick instead.
+//! `cargo xtask bench`: the data path measured beside what a user would pick instead (`net`), and
+//! what its programs cost for a packet (`programs`).
 //!
 //! The sides are measured one after the other in each round, because a machine's speed drifts;
 //! what counts is the ratio to plain routing within a round, and of those the median.
@@ -7,15 +8,19 @@ mod chart;
 mod contender;
 mod cpu;
 mod fillers;
+mod flows;
 mod haproxy;
 mod hosts;
 mod interrupt;
 mod iptables;
 mod kube;
+mod marks;
 mod measure;
 mod metric;
+mod net;
 mod nftables;
 mod options;
+mod programs;
 mod report;
 mod run;
 mod scene;
@@ -30,14 +35,16 @@ use clap::Parser;
 
 use crate::{
     interrupt::Interrupt,
-    options::{Bench, Cli, Net, Output},
-    scene::Scene,
+    options::{Bench, Cli},
 };
 
 fn main() -> ExitCode {
-    let Bench::Net(options) = Cli::parse().bench;
+    let bench = Cli::parse().bench;
+    if let Bench::Net(options) = &bench {
+        net::prepare(options);
+    }
     let interrupt = Interrupt::catch();
-    match net(&options, &interrupt) {
+    match measure(&bench, &interrupt) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) if interrupt.happened() => ExitCode::from(130),
         Err(error) => {
@@ -47,36 +54,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn net(options: &Net, interrupt: &Interrupt) -> Result<()> {
+fn measure(bench: &Bench, interrupt: &Interrupt) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the benchmark makes network namespaces and loads kernel programs: run it as root");
     }
-    let plan = options.plan()?;
-    let mut scene = Scene::start(&plan.sides)?;
-    let outcome = plan.run(&mut scene, interrupt);
-    interrupt.end();
-    drop(scene);
-    let outcome = outcome?;
-
-    let rows = report::rows(&outcome.samples, &options.metrics(), plan.rounds);
-    let additions = report::additions(&outcome.additions);
-    match options.output {
-        Output::Table => {
-            println!("{}", report::table(&rows));
-            if let Some(additions) = additions {
-                println!("\n{additions}");
-            }
-        }
-        Output::Json => {
-            println!("{}", serde_json::to_string_pretty(&rows)?);
-            if let Some(additions) = additions {
-                eprintln!("{additions}");
-            }
-        }
+    match bench {
+        Bench::Net(options) => net::measure(options, interrupt),
+        Bench::Programs(options) => programs::measure(options, interrupt),
     }
-    if let Some(file) = &options.chart {
-        chart::draw(&rows, file)?;
-        eprintln!("a chart of it is in {}", file.display());
-    }
-    Ok(())
 }

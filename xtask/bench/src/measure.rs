@@ -31,7 +31,8 @@ pub(crate) enum Client<'a> {
 }
 
 impl Client<'_> {
-    fn run<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
+    /// Runs `work` in the client's network namespace.
+    pub(crate) fn run<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
         match self {
             Self::Host(netns) => netns.run(work),
             Self::Instance(inside) => inside.run(work),

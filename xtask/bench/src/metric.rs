@@ -30,8 +30,8 @@ impl Place {
 
 /// Which way the packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-#[value(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub(crate) enum Side {
     /// Routed by the kernel, not translated: the limit
     Plain,
@@ -45,6 +45,8 @@ pub(crate) enum Side {
     Haproxy,
     /// Dialled by service IP
     Xylem,
+    /// The same, on nodes that join sockets of one node
+    XylemSocket,
 }
 
 impl Side {
@@ -53,16 +55,16 @@ impl Side {
         self != Self::Haproxy || !matches!(load, Load::SmallDatagrams | Load::LargeDatagrams)
     }
 
-    /// Whether it can be measured with more services than are dialled.
-    pub(crate) fn can_grow(self) -> bool {
-        // A listening port for each is not what anyone would do with 10,000.
-        self != Self::Haproxy
-    }
+    /// Those that are measured when nobody says which.
+    ///
+    /// Nodes that join sockets are not among them: no net manager can be told to do so yet.
+    pub(crate) const DEFAULT: [Self; 6] =
+        [Self::Plain, Self::Iptables, Self::Nftables, Self::Vxlan, Self::Haproxy, Self::Xylem];
 
-    /// Whether it is not known from another side what it costs to have more services.
+    /// Whether more services may cost it what is not known from another side.
     pub(crate) fn grows_in_its_own_way(self) -> bool {
-        // The overlay knows of no services.
-        self.can_grow() && self != Self::Vxlan
+        // The overlay knows of no services; of a proxy, connections find their listener by hash.
+        !matches!(self, Self::Vxlan | Self::Haproxy | Self::XylemSocket)
     }
 }
 
@@ -111,6 +113,12 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
+    /// Whether it may depend on how many services there are: who sends in an established flow has
+    /// chosen already.
+    pub(crate) fn may_grow(self) -> bool {
+        matches!(self, Self::RrP50 | Self::RrP99 | Self::Conn1)
+    }
+
     pub(crate) fn is_better_lower(self) -> bool {
         matches!(self, Self::RrP50 | Self::RrP99 | Self::CpuKb | Self::CpuPkt64)
     }

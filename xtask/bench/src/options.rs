@@ -7,9 +7,15 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
     fillers,
+    flows::Crowd,
     metric::{Load, Metric, Side},
-    run::Plan,
+    programs,
+    run::{Block, Plan},
 };
+
+/// Services beside the measured ones, unless somebody says otherwise: all is measured with the
+/// first number, and what may depend on it with the others.
+const SERVICES: [u32; 3] = [10, 1_000, 10_000];
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", about = "Measures; nothing here passes or fails")]
@@ -22,33 +28,41 @@ pub(crate) struct Cli {
 pub(crate) enum Bench {
     /// The data path beside what a user would pick instead, on one node and across nodes
     Net(Net),
+    /// What the kernel programs themselves cost for a packet
+    Programs(programs::Options),
 }
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask bench net
-  cargo xtask bench net --rounds 3 --seconds 0.5 --sides vxlan,xylem --only udp64,rr_p50
-  cargo xtask bench net --services 10,1000,10000
+  cargo xtask bench net --rounds 3 --sides vxlan,xylem --only udp64,rr_p50 --services 10
+  cargo xtask bench net --services 10,1000,10000 --only conn1,conn16
+  cargo xtask bench net --sides xylem --only tcp1 --services 10 --flows
   cargo xtask bench net --output json --chart target/bench.svg")]
 pub(crate) struct Net {
     /// How often every side is measured
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Length of one measurement
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 0.6)]
     seconds: f64,
-    /// Only these figures; without it all, and with --services connections and latency
+    /// Only these figures [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "METRIC,…")]
     only: Vec<Metric>,
-    /// Only these sides beside plain routing; without it all, and with --services those whose
-    /// cost may grow with their number
+    /// Only these sides beside plain routing [default: all but xylem_socket]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SIDE,…")]
     sides: Vec<Side>,
     /// Measure with so many services beside the two that are dialled, and how long it takes to
-    /// add one; several numbers are measured one after the other
+    /// add one; several numbers are measured one after the other [default: 10, and with 1000 and
+    /// 10000 what may depend on it: connections and latency]
     #[arg(long, value_delimiter = ',', value_name = "N,…",
           value_parser = clap::value_parser!(u32).range(..=i64::from(fillers::COUNT_MAX)))]
     services: Vec<u32>,
+    /// Then measure Xylem with so many established flows in the flow tables of both nodes, and
+    /// with none; takes some minutes more
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1000000",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(Crowd::FLOWS_MAX)))]
+    pub(crate) flows: Option<u32>,
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     /// Also draw the ratios to plain routing, as SVG
@@ -65,43 +79,68 @@ pub(crate) enum Output {
 impl Net {
     /// The figures to tell.
     pub(crate) fn metrics(&self) -> Vec<Metric> {
-        match (&self.only[..], &self.services[..]) {
-            ([], []) => Metric::value_variants().to_vec(),
-            ([], _) => vec![Metric::RrP50, Metric::RrP99, Metric::Conn1],
-            (only, _) => only.to_vec(),
+        match &self.only[..] {
+            [] => Metric::value_variants().to_vec(),
+            only => only.to_vec(),
         }
     }
 
     /// # Errors
     /// If the options contradict each other.
     pub(crate) fn plan(&self) -> Result<Plan> {
-        if !(0.05..=60.0).contains(&self.seconds) {
-            bail!("--seconds {}: must be from 0.05 to 60", self.seconds);
-        }
-        let grows = !self.services.is_empty();
-        let mut sides = match &self.sides[..] {
-            [] => Side::value_variants().to_vec(),
-            sides => sides.to_vec(),
+        let duration = check_seconds(self.seconds)?;
+        let sides = match &self.sides[..] {
+            [] => Side::DEFAULT.to_vec(),
+            sides => with_plain(sides),
         };
-        if let Some(side) = self.sides.iter().find(|side| grows && !side.can_grow()) {
-            bail!("--sides {side} does not go with --services: leave one of them out");
+        if self.flows.is_some() && !sides.contains(&Side::Xylem) {
+            bail!("--flows measures xylem: add it to --sides");
         }
-        if grows && self.sides.is_empty() {
+        let all = |services| Block {
+            services,
+            sides: sides.clone(),
+            loads: Load::for_metrics(&self.metrics()),
+        };
+        let blocks = match &self.services[..] {
+            [] => {
+                let [first, more @ ..] = SERVICES;
+                let grown = |services| self.grown(services, &sides);
+                std::iter::once(all(first)).chain(more.into_iter().filter_map(grown)).collect()
+            }
+            services => services.iter().copied().map(all).collect(),
+        };
+        Ok(Plan { sides: sides.clone(), blocks, rounds: self.rounds, duration })
+    }
+
+    /// What is measured with more services though nobody asked for it; nothing where nothing may
+    /// depend on them.
+    fn grown(&self, services: u32, sides: &[Side]) -> Option<Block> {
+        let metrics: Vec<_> =
+            self.metrics().into_iter().filter(|metric| metric.may_grow()).collect();
+        let mut sides = sides.to_vec();
+        if self.sides.is_empty() {
             sides.retain(|side| side.grows_in_its_own_way());
         }
-        // Ratios are to this one.
-        sides.push(Side::Plain);
-        sides.sort_unstable();
-        sides.dedup();
-        Ok(Plan {
-            sides,
-            loads: Load::for_metrics(&self.metrics()),
-            services: if grows { self.services.clone() } else { vec![0] },
-            additions: grows,
-            rounds: self.rounds,
-            duration: Duration::from_secs_f64(self.seconds),
-        })
+        let block = Block { services, sides, loads: Load::for_metrics(&metrics) };
+        (!block.loads.is_empty()).then_some(block)
     }
+}
+
+/// Ratios are to plain routing, so it is always there.
+fn with_plain(sides: &[Side]) -> Vec<Side> {
+    let mut sides = [sides, &[Side::Plain]].concat();
+    sides.sort_unstable();
+    sides.dedup();
+    sides
+}
+
+/// # Errors
+/// The length of a measurement makes no sense.
+pub(crate) fn check_seconds(seconds: f64) -> Result<Duration> {
+    if !(0.05..=60.0).contains(&seconds) {
+        bail!("--seconds {seconds}: must be from 0.05 to 60");
+    }
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 #[cfg(test)]
@@ -109,33 +148,56 @@ mod tests {
     use super::*;
 
     fn plan(arguments: &[&str]) -> Result<Plan> {
-        let Bench::Net(net) = Cli::try_parse_from(["bench", "net"].iter().chain(arguments))?.bench;
-        net.plan()
+        let cli = Cli::try_parse_from(["bench", "net"].iter().chain(arguments))?;
+        match cli.bench {
+            Bench::Net(net) => net.plan(),
+            Bench::Programs(_) => unreachable!("it was `net`"),
+        }
     }
 
+    /// Setting up, filling and settling take the rest of the ten minutes.
     #[test]
     fn everything_is_measured_in_about_ten_minutes() {
         let plan = plan(&[]).unwrap();
-        assert_eq!(plan.sides, Side::value_variants());
+        assert_eq!(plan.sides, Side::DEFAULT);
+        let services: Vec<_> = plan.blocks.iter().map(|block| block.services).collect();
+        assert_eq!(services, SERVICES);
         let seconds = plan.steps() as f64 * plan.duration.as_secs_f64();
-        assert!((500.0..620.0).contains(&seconds), "{seconds}");
+        assert!((400.0..520.0).contains(&seconds), "{seconds}");
     }
 
     #[test]
     fn plain_routing_is_always_measured() {
         let plan = plan(&["--sides", "xylem", "--only", "rr_p99,udp64"]).unwrap();
         assert_eq!(plan.sides, [Side::Plain, Side::Xylem]);
-        assert_eq!(plan.loads, [Load::SmallDatagrams, Load::Requests]);
+        assert_eq!(plan.blocks[0].loads, [Load::SmallDatagrams, Load::Requests]);
     }
 
     #[test]
-    fn growth_is_measured_where_it_can_be() {
-        let grown = plan(&["--services", "10,1000"]).unwrap();
-        assert_eq!(grown.services, [10, 1000]);
-        assert_eq!(grown.sides, [Side::Plain, Side::Iptables, Side::Nftables, Side::Xylem]);
-        assert!(grown.additions);
-        assert_eq!(grown.loads, [Load::Requests, Load::Connections]);
-        assert!(plan(&["--services", "10", "--sides", "haproxy"]).is_err());
+    fn with_more_services_only_what_may_depend_on_them_is_measured() {
+        let grown = plan(&[]).unwrap();
+        for block in &grown.blocks[1..] {
+            assert_eq!(block.sides, [Side::Plain, Side::Iptables, Side::Nftables, Side::Xylem]);
+            assert_eq!(block.loads, [Load::Requests, Load::Connections]);
+        }
+        assert_eq!(plan(&["--only", "tcp1"]).unwrap().blocks.len(), 1);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_measured_with_each_number_of_services() {
+        let asked =
+            plan(&["--services", "10,1000", "--sides", "haproxy", "--only", "tcp4"]).unwrap();
+        assert_eq!(asked.blocks.len(), 2);
+        for block in &asked.blocks {
+            assert_eq!(block.sides, [Side::Plain, Side::Haproxy]);
+            assert_eq!(block.loads, [Load::FourStreams]);
+        }
         assert!(plan(&["--services", "1000000"]).is_err());
+    }
+
+    #[test]
+    fn flows_are_those_of_xylem() {
+        assert!(plan(&["--flows", "--sides", "vxlan"]).is_err());
+        plan(&["--flows", "100", "--sides", "xylem"]).unwrap();
     }
 }

@@ -1,13 +1,14 @@
 //! Medians, and ratios to plain routing.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use serde::Serialize;
 
 use crate::{
+    flows,
     metric::{Metric, Place, Sample, Side},
-    run::Addition,
+    run::{Addition, Step},
 };
 
 /// One line of the result.
@@ -89,24 +90,128 @@ pub(crate) fn table(rows: &[Row]) -> Table {
 
 /// How long it took to add one service, for people; nothing where it was not measured.
 pub(crate) fn additions(additions: &[Addition]) -> Option<Table> {
-    let mut by_case = BTreeMap::<(u32, Side), Vec<Duration>>::new();
+    let mut by_case = BTreeMap::<(u32, Side, Step), Vec<f64>>::new();
     for addition in additions {
-        by_case.entry((addition.services, addition.side)).or_default().push(addition.time);
+        let case = (addition.services, addition.side, addition.step);
+        by_case.entry(case).or_default().push(addition.time.as_secs_f64() * 1e6);
     }
-    let mut table = new_table(&["ONE MORE SERVICE", "SERVICES", "MEDIAN", "UNIT"], &[1, 2]);
-    for ((services, side), times) in &by_case {
-        let micros = Sorted::new(times.iter().map(|time| time.as_secs_f64() * 1e6));
+    let header = ["ONE MORE SERVICE", "WHAT", "SERVICES", "MEDIAN", "UNIT"];
+    let mut table = new_table(&header, &[2, 3]);
+    for ((services, side, step), micros) in &by_case {
+        let what = match step {
+            Step::Written => "written on the client's node",
+            Step::Learnt => "first packet, cluster, kernel",
+        };
         table.add_row([
             side.to_string(),
+            what.to_owned(),
             services.to_string(),
-            format!("{:.1}", micros.quantile(0.5)),
+            format!("{:.1}", Sorted::new(micros.iter().copied()).quantile(0.5)),
             "us".to_owned(),
         ]);
     }
     (!by_case.is_empty()).then_some(table)
 }
 
-fn new_table(header: &[&str], numbers: &[usize]) -> Table {
+/// A figure with a crowded flow table and with an empty one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowded {
+    pub(crate) place: Place,
+    pub(crate) metric: Metric,
+    pub(crate) empty: f64,
+    pub(crate) full: f64,
+    /// Median of the ratios within each round.
+    pub(crate) ratio: f64,
+}
+
+/// A row for each figure.
+pub(crate) fn crowded(outcome: &flows::Outcome) -> Vec<Crowded> {
+    let mut by_case = BTreeMap::<(Place, Metric), [BTreeMap<u32, f64>; 2]>::new();
+    for sample in &outcome.samples {
+        let case = by_case.entry((sample.place, sample.metric)).or_default();
+        case[usize::from(sample.full)].insert(sample.round, sample.value);
+    }
+    let row = |((place, metric), [empty, full]): ((Place, Metric), [BTreeMap<u32, f64>; 2])| {
+        let ratios = full.iter().filter_map(|(round, value)| Some(value / empty.get(round)?));
+        Some(Crowded {
+            place,
+            metric,
+            empty: median(empty.values().copied())?,
+            full: median(full.values().copied())?,
+            ratio: median(ratios)?,
+        })
+    };
+    by_case.into_iter().filter_map(row).collect()
+}
+
+/// The same for people.
+pub(crate) fn flows_table(outcome: &flows::Outcome) -> Table {
+    let full = format!("{} FLOWS", outcome.flows);
+    let mut table = new_table(&["WHERE", "METRIC", "NO FLOWS", &full, "UNIT", "RATIO"], &[2, 3, 5]);
+    for row in crowded(outcome) {
+        table.add_row([
+            row.place.to_string(),
+            row.metric.to_string(),
+            format!("{:.1}", row.empty),
+            format!("{:.1}", row.full),
+            row.metric.unit().to_owned(),
+            format!("{:.2}", row.ratio),
+        ]);
+    }
+    table
+}
+
+/// Values of a side in one case, by round.
+fn by_round(
+    samples: &[Sample],
+    services: u32,
+    place: Place,
+    metric: Metric,
+    side: Side,
+) -> BTreeMap<u32, f64> {
+    let wanted = (services, place, metric, side);
+    samples
+        .iter()
+        .filter(|sample| (sample.services, sample.place, sample.metric, sample.side) == wanted)
+        .map(|sample| (sample.round, sample.value))
+        .collect()
+}
+
+/// Median of the ratios of `side` to `base` within each round; nothing if one was not measured.
+pub(crate) fn ratio(
+    samples: &[Sample],
+    services: u32,
+    place: Place,
+    metric: Metric,
+    side: Side,
+    base: Side,
+) -> Option<f64> {
+    let base = by_round(samples, services, place, metric, base);
+    let values = by_round(samples, services, place, metric, side);
+    median(values.iter().filter_map(|(round, value)| Some(value / base.get(round)?)))
+}
+
+/// Half of what the values of all rounds span, as a part of their median.
+pub(crate) fn range(
+    samples: &[Sample],
+    services: u32,
+    place: Place,
+    metric: Metric,
+    side: Side,
+) -> Option<f64> {
+    let values = by_round(samples, services, place, metric, side);
+    let sorted = Sorted::new(values.into_values());
+    let (least, most) = (sorted.0.first()?, sorted.0.last()?);
+    Some((most - least) / 2.0 / sorted.quantile(0.5))
+}
+
+/// Nothing of nothing.
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let sorted = Sorted::new(values);
+    (!sorted.0.is_empty()).then(|| sorted.quantile(0.5))
+}
+
+pub(crate) fn new_table(header: &[&str], numbers: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
     table.set_header(header);

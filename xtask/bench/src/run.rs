@@ -19,22 +19,41 @@ const IDLE_LOAD_MAX: f64 = 0.1;
 /// What is to be measured, how often and how long.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    /// All that any block has.
     pub(crate) sides: Vec<Side>,
-    pub(crate) loads: Vec<Load>,
-    /// Services beside the measured ones; one run for each.
-    pub(crate) services: Vec<u32>,
-    /// Whether it is also measured how long it takes to add a service.
-    pub(crate) additions: bool,
+    /// One after the other.
+    pub(crate) blocks: Vec<Block>,
+    /// Of each block.
     pub(crate) rounds: u32,
     pub(crate) duration: Duration,
+}
+
+/// What is measured with one number of services.
+#[derive(Debug)]
+pub(crate) struct Block {
+    /// Beside the measured ones.
+    pub(crate) services: u32,
+    pub(crate) sides: Vec<Side>,
+    pub(crate) loads: Vec<Load>,
 }
 
 /// How long it took to add one service to those that were there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addition {
     pub(crate) side: Side,
+    pub(crate) step: Step,
     pub(crate) services: u32,
     pub(crate) time: Duration,
+}
+
+/// What of an addition takes the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Step {
+    /// Rules, or map entries, written on the client's node.
+    Written,
+    /// From the first packet to a service that the node does not know, by way of the query to the
+    /// cluster and its answer, to the entry in the kernel.
+    Learnt,
 }
 
 #[derive(Debug, Default)]
@@ -54,17 +73,16 @@ impl Plan {
             idle_load: f64::INFINITY,
             outcome: Outcome::default(),
         };
-        for services in self.services.iter().copied() {
-            for (side, contender) in scene.sides() {
+        for block in &self.blocks {
+            let services = block.services;
+            for (side, contender) in scene.sides().filter(|(side, _)| block.sides.contains(side)) {
                 interrupt.check()?;
                 let filled = contender.fill(services);
                 filled.with_context(|| format!("{side} with {services} services"))?;
             }
             for round in 0..self.rounds {
-                run.round(scene, services, round)?;
-                if self.additions {
-                    run.add_to(scene, services)?;
-                }
+                run.round(scene, block, round)?;
+                run.add_to(scene, block)?;
             }
         }
         run.progress.finish_and_clear();
@@ -73,10 +91,16 @@ impl Plan {
 
     /// How many loads are run.
     pub(crate) fn steps(&self) -> u64 {
+        let of_a_round: usize = self.blocks.iter().map(Block::steps).sum();
+        u64::from(self.rounds) * of_a_round as u64
+    }
+}
+
+impl Block {
+    /// Loads in one round.
+    fn steps(&self) -> usize {
         let carried = |side: &Side| self.loads.iter().filter(|load| side.carries(**load)).count();
-        let of_a_round: usize = self.sides.iter().map(carried).sum();
-        let rounds = u64::from(self.rounds) * self.services.len() as u64;
-        rounds * (Place::ALL.len() * of_a_round) as u64
+        Place::ALL.len() * self.sides.iter().map(carried).sum::<usize>()
     }
 }
 
@@ -91,8 +115,12 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn round(&mut self, scene: &Scene, services: u32, round: u32) -> Result<()> {
+    fn round(&mut self, scene: &Scene, block: &Block, round: u32) -> Result<()> {
         self.interrupt.check()?;
+        if self.progress.is_hidden() {
+            let (services, rounds) = (block.services, self.plan.rounds);
+            eprintln!("{services} services: round {} of {rounds}", round + 1);
+        }
         let idle_load = cpu::idle_load(self.plan.duration)?;
         if idle_load > IDLE_LOAD_MAX {
             self.progress.suspend(|| {
@@ -101,11 +129,12 @@ impl Run<'_> {
         }
         self.idle_load = self.idle_load.min(idle_load);
         // The order changes by round, so that no side is always the first.
-        let mut sides = self.plan.sides.clone();
+        let services = block.services;
+        let mut sides = block.sides.clone();
         let turn = round as usize % sides.len();
         sides.rotate_left(turn);
         for place in Place::ALL {
-            for load in self.plan.loads.iter().copied() {
+            for load in block.loads.iter().copied() {
                 for side in sides.iter().copied().filter(|side| side.carries(load)) {
                     self.interrupt.check()?;
                     let path = scene.path(side, place);
@@ -122,14 +151,19 @@ impl Run<'_> {
     }
 
     /// Adds one more to so many services.
-    fn add_to(&mut self, scene: &mut Scene, services: u32) -> Result<()> {
-        for (side, contender) in scene.sides() {
+    fn add_to(&mut self, scene: &mut Scene, block: &Block) -> Result<()> {
+        let services = block.services;
+        for (side, contender) in scene.sides().filter(|(side, _)| block.sides.contains(side)) {
             self.interrupt.check()?;
-            let time = contender.time_adding();
-            let time =
-                time.with_context(|| format!("{side}: one more than {services} services"))?;
-            let addition = time.map(|time| Addition { side, services, time });
-            self.outcome.additions.extend(addition);
+            let mut note = |step, time: Result<Option<Duration>>| -> Result<()> {
+                let time =
+                    time.with_context(|| format!("{side}: one more than {services} services"))?;
+                let addition = time.map(|time| Addition { side, step, services, time });
+                self.outcome.additions.extend(addition);
+                Ok(())
+            };
+            note(Step::Written, contender.time_adding())?;
+            note(Step::Learnt, contender.time_learning())?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The sides that are measured, set up beside each other.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use xylem_tests::platform::Name;
 
 use crate::{
@@ -30,9 +30,17 @@ impl Scene {
     }
 
     pub(crate) fn path(&self, side: Side, place: Place) -> Path<'_> {
+        self.side(side).path(place)
+    }
+
+    pub(crate) fn bpffs_roots(&self, side: Side) -> Vec<&std::path::Path> {
+        self.side(side).bpffs_roots()
+    }
+
+    fn side(&self, side: Side) -> &dyn Contender {
         let (_, contender) =
             self.0.iter().find(|(known, _)| *known == side).expect("it was started");
-        contender.path(place)
+        &**contender
     }
 
     /// All sides, to be changed.
@@ -50,5 +58,6 @@ fn start(side: Side, name: &Name) -> Result<Box<dyn Contender>> {
         Side::Vxlan => Box::new(Nftables::start(|| vxlan::hosts(&prefix))?),
         Side::Haproxy => Box::new(Haproxy::start(&prefix)?),
         Side::Xylem => Box::new(Xylem::start(name.clone())?),
+        Side::XylemSocket => bail!("no net manager can be told to join the sockets of a node yet"),
     })
 }
