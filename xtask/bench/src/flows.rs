@@ -79,10 +79,9 @@ pub(crate) struct Outcome {
 impl Crowd {
     pub(crate) const FLOWS_MAX: u32 = 10_000_000;
 
-    /// Entries that flow tables must have room for: a hash map is slow when it is full, and
-    /// what is measured adds to it.
+    /// Entries that flow tables must have room for: what is measured adds to the crowd.
     pub(crate) fn capacity(flows: u32) -> u32 {
-        2 * ENTRIES * flows + (1 << 18)
+        ENTRIES * flows + (1 << 18)
     }
 
     /// # Errors

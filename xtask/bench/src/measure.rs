@@ -59,15 +59,19 @@ pub(crate) fn run(
             Load::Stream => {
                 let sent = send_for(server, 1, duration)?;
                 let cpu_kb = meter.nanos_for(sent.bytes / 1e3)?;
-                vec![(Metric::Tcp1, gigabits(sent.per_second)), (Metric::CpuKb, cpu_kb)]
+                let mut values = vec![(Metric::Tcp1, gigabits(sent.per_second))];
+                values.extend(cpu_kb.map(|nanos| (Metric::CpuKb, nanos)));
+                values
             }
             Load::FourStreams => {
                 vec![(Metric::Tcp4, gigabits(send_for(server, 4, duration)?.per_second))]
             }
             Load::SmallDatagrams => {
                 let flood = datagrams_per_second(server, 64, duration)?;
-                let cpu = meter.nanos_for(flood.arrived as f64)?;
-                vec![(Metric::Udp64, flood.per_second), (Metric::CpuPkt64, cpu)]
+                let cpu_packet = meter.nanos_for(flood.arrived as f64)?;
+                let mut values = vec![(Metric::Udp64, flood.per_second)];
+                values.extend(cpu_packet.map(|nanos| (Metric::CpuPkt64, nanos)));
+                values
             }
             Load::LargeDatagrams => {
                 let flood = datagrams_per_second(server, 1400, duration)?;
@@ -106,11 +110,11 @@ impl Charge {
         Ok(Self { meter: Meter::start()?, idle_load })
     }
 
-    /// Nanoseconds for each of `count`.
-    fn nanos_for(&self, count: f64) -> Result<f64> {
+    /// Nanoseconds for each of `count`; nothing where the machine had less to do than without it,
+    /// because others have become idle meanwhile.
+    fn nanos_for(&self, count: f64) -> Result<Option<f64>> {
         let (busy, elapsed) = self.meter.busy()?;
         let charged = busy.as_secs_f64() - self.idle_load * elapsed.as_secs_f64();
-        // Never zero, or there would be no ratio: others may have become idle meanwhile.
-        Ok((charged * 1e9).max(1.0) / count)
+        Ok((charged > 0.0).then(|| charged * 1e9 / count))
     }
 }

@@ -208,4 +208,14 @@ mod tests {
         );
         assert_eq!(Load::for_metrics(Metric::value_variants()), Load::ALL);
     }
+
+    #[test]
+    fn sides_have_the_names_that_readers_know() {
+        let names = serde_json::to_string(Side::value_variants()).unwrap();
+        assert_eq!(
+            names,
+            r#"["plain","iptables","nftables","vxlan","haproxy","xylem","xylem_socket"]"#
+        );
+        assert_eq!(Side::DEFAULT, Side::value_variants()[..6]);
+    }
 }

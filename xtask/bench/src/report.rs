@@ -29,7 +29,7 @@ pub(crate) struct Row {
     spread: f64,
 }
 
-/// A row for each side and figure, of the figures that are wanted.
+/// A row for each side and figure, of the figures that are wanted and have a ratio.
 pub(crate) fn rows(samples: &[Sample], wanted: &[Metric], rounds: u32) -> Vec<Row> {
     type Case = (u32, Place, Metric, Side);
     let mut by_case = BTreeMap::<Case, BTreeMap<u32, f64>>::new();
@@ -38,22 +38,22 @@ pub(crate) fn rows(samples: &[Sample], wanted: &[Metric], rounds: u32) -> Vec<Ro
         by_case.entry(case).or_default().insert(sample.round, sample.value);
     }
     let row = |(&(services, place, metric, side), by_round): (&Case, &BTreeMap<u32, f64>)| {
-        let plain = &by_case[&(services, place, metric, Side::Plain)];
+        let plain = by_case.get(&(services, place, metric, Side::Plain))?;
         let values = Sorted::new(by_round.values().copied());
-        let ratios = by_round.iter().map(|(round, value)| value / plain[round]);
-        Row {
+        let ratios = by_round.iter().filter_map(|(round, value)| Some(value / plain.get(round)?));
+        Some(Row {
             r#where: place,
             metric,
             side,
             services,
             median: values.quantile(0.5),
             unit: metric.unit(),
-            ratio_to_plain: Sorted::new(ratios).quantile(0.5),
+            ratio_to_plain: median(ratios)?,
             rounds,
             spread: (values.quantile(0.75) - values.quantile(0.25)) / 2.0 / values.quantile(0.5),
-        }
+        })
     };
-    by_case.iter().map(row).collect()
+    by_case.iter().filter_map(row).collect()
 }
 
 /// For people.
@@ -286,6 +286,15 @@ mod tests {
                 (10_000, Side::Iptables, 0.5)
             ]
         );
+    }
+
+    #[test]
+    fn a_round_without_a_plain_value_tells_no_ratio() {
+        let mut samples = vec![sample(0, Side::Plain, 10.0), sample(0, Side::Xylem, 11.0)];
+        samples.push(sample(1, Side::Xylem, 900.0));
+        let rows = rows(&samples, &[Metric::Tcp1], 2);
+        assert!((rows[1].ratio_to_plain - 1.1).abs() < 1e-9, "{rows:?}");
+        assert!(self::rows(&samples[2..], &[Metric::Tcp1], 2).is_empty());
     }
 
     #[test]
