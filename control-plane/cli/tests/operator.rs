@@ -97,7 +97,11 @@ fn an_application_is_created_shown_and_deleted() {
     let job: Job = root.xylem(&["service", "inspect", "shop.prod.web.front", "-o", "json"]).json();
     assert_eq!(job.rr_ip.octets()[..2], [10, 30]);
     let inspected = root.xylem(&["service", "inspect", &job.id]).ok();
-    assert!(inspected.contains(&format!("round-robin IP:   {}\n", job.rr_ip)), "{inspected}");
+    assert_eq!(job.service_ip_list.len(), 4);
+    for address in &job.service_ip_list {
+        let (v4, v6) = (address.address.unwrap(), address.address_v6.unwrap());
+        assert!(inspected.contains(&format!(" {v4}   {v6}\n")), "{inspected}");
+    }
     let of_shop: Vec<Job> = root.xylem(&["service", "list", "--app", "shop", "-o", "json"]).json();
     assert_eq!(of_shop, [job]);
 

@@ -11,11 +11,14 @@ use rumqttc::MqttOptions;
 use serde::Deserialize;
 use xylem_types::session::SESSION_PATH;
 
+use crate::core::DRAIN_GRACE;
+
 const DEFAULT_ROOT_URL: &str = "http://127.0.0.1:10000";
 const DEFAULT_LISTEN: &str = "0.0.0.0:10100";
 const DEFAULT_MQTT_LISTEN: &str = "0.0.0.0:10003";
 const DEFAULT_DATA_DIR: &str = "/var/lib/xylem/cluster";
 const DEFAULT_WORKER_SILENCE_SECS: f64 = 5.0;
+const DAY_SECS: f64 = 86_400.0;
 
 /// A cluster: runs what the root wants on its workers, and goes on without the root.
 #[derive(Debug, Default, Parser)]
@@ -47,6 +50,10 @@ pub struct Flags {
     /// [default: 5]
     #[arg(long, env = "XYLEM_CLUSTER_WORKER_SILENCE_SECS", value_name = "SECS")]
     worker_silence_secs: Option<f64>,
+    /// Seconds for which an instance that is to be stopped runs on without new flows, so that
+    /// those that it has can end; 0 = it is stopped at once [default: 10]
+    #[arg(long, env = "XYLEM_CLUSTER_DRAIN_GRACE_SECS", value_name = "SECS")]
+    drain_grace_secs: Option<f64>,
     /// TOML file with the same settings, as in `name = "edge"`
     #[arg(long, env = "XYLEM_CLUSTER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -63,6 +70,7 @@ struct File {
     mqtt_url: Option<String>,
     data_dir: Option<PathBuf>,
     worker_silence_secs: Option<f64>,
+    drain_grace_secs: Option<f64>,
 }
 
 /// Effective settings.
@@ -76,6 +84,7 @@ pub struct Config {
     pub broker: Broker,
     pub data_dir: PathBuf,
     pub worker_silence: Duration,
+    pub drain_grace: Duration,
 }
 
 /// Which broker the workers and the cluster meet at.
@@ -100,6 +109,8 @@ pub enum ConfigError {
     MqttUrl { url: String, source: rumqttc::OptionError },
     #[error("--worker-silence-secs {0} is no number of seconds above 0 and below a day")]
     WorkerSilence(f64),
+    #[error("--drain-grace-secs {0} is no number of seconds from 0 to below a day")]
+    DrainGrace(f64),
 }
 
 impl Config {
@@ -118,6 +129,10 @@ impl Config {
         let name = flags.name.or(file.name).filter(|name| !name.trim().is_empty());
         let name = name.ok_or(ConfigError::NoName)?;
         let root_url = flags.root_url.or(file.root_url).unwrap_or(DEFAULT_ROOT_URL.into());
+        let drain_grace = match flags.drain_grace_secs.or(file.drain_grace_secs) {
+            Some(secs) => drain_grace(secs)?,
+            None => DRAIN_GRACE,
+        };
         let silence = flags.worker_silence_secs.or(file.worker_silence_secs);
         let broker = match flags.mqtt_url.or(file.mqtt_url) {
             Some(url) => Broker::External { options: external(&url, &name)? },
@@ -135,6 +150,7 @@ impl Config {
             broker,
             data_dir: flags.data_dir.or(file.data_dir).unwrap_or(DEFAULT_DATA_DIR.into()),
             worker_silence: worker_silence(silence.unwrap_or(DEFAULT_WORKER_SILENCE_SECS))?,
+            drain_grace,
             name,
         })
     }
@@ -173,10 +189,18 @@ pub(crate) fn client_id(cluster: &str) -> String {
 }
 
 fn worker_silence(secs: f64) -> Result<Duration, ConfigError> {
-    if secs > 0.0 && secs < 86_400.0 {
+    if secs > 0.0 && secs < DAY_SECS {
         Ok(Duration::from_secs_f64(secs))
     } else {
         Err(ConfigError::WorkerSilence(secs))
+    }
+}
+
+fn drain_grace(secs: f64) -> Result<Duration, ConfigError> {
+    if (0.0..DAY_SECS).contains(&secs) {
+        Ok(Duration::from_secs_f64(secs))
+    } else {
+        Err(ConfigError::DrainGrace(secs))
     }
 }
 
@@ -237,6 +261,12 @@ mod tests {
             let refused = resolve(&["--name", "n", "--worker-silence-secs", secs]);
             assert!(matches!(refused, Err(ConfigError::WorkerSilence(_))), "{secs}");
         }
+        for secs in ["-1", "NaN", "inf", "86400"] {
+            let refused = resolve(&["--name", "n", &format!("--drain-grace-secs={secs}")]);
+            assert!(matches!(refused, Err(ConfigError::DrainGrace(_))), "{secs}");
+        }
+        let at_once = resolve(&["--name", "n", "--drain-grace-secs", "0"]).unwrap();
+        assert_eq!(at_once.drain_grace, Duration::ZERO);
         assert!(toml::from_str::<File>("nmae = \"edge\"").is_err());
     }
 }

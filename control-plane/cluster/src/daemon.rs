@@ -98,6 +98,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Clus
     let mut settings = Settings::new(&config.name);
     settings.cluster_location.clone_from(&config.location);
     settings.worker_silence = config.worker_silence;
+    settings.drain_grace = config.drain_grace;
 
     let (inputs, queue) = mpsc::channel(QUEUE);
     let (publisher, events) = mqtt::client(&config.broker, &config.name);

@@ -4,10 +4,11 @@ use std::sync::LazyLock;
 
 use serde::{Serialize, de::DeserializeOwned};
 use xylem_types::{
+    load::Loads,
     mqtt::{
         AddressChanged, ControlError, DeleteCommand, DeployCommand, InstanceReport,
-        InstanceResources, InterestRemove, NetDeployed, Peers, SubnetGrant, SubnetRequest,
-        TableAnswer, TableQuery, UpdateKind, UpdatesAvailable, topic,
+        InstanceResources, InterestRemove, NetDeployed, Peers, PeersRequest, SubnetGrant,
+        SubnetRequest, TableAnswer, TableQuery, UpdateKind, UpdatesAvailable, topic,
     },
     node::Node,
 };
@@ -24,6 +25,7 @@ pub enum FromWorker {
     Undeployed(NetDeployed),
     AddressChanged(AddressChanged),
     InterestRemove(InterestRemove),
+    PeersRequest(PeersRequest),
 }
 
 /// What the cluster says to its workers.
@@ -48,6 +50,7 @@ pub enum ToWorker {
     Subnet(SubnetGrant),
     Answer(TableAnswer),
     Peers(Peers),
+    Load(Loads),
 }
 
 /// Why a message is not obeyed.
@@ -70,13 +73,14 @@ enum Kind {
     Undeployed,
     AddressChanged,
     InterestRemove,
+    PeersRequest,
 }
 
 /// A topic as a function of the worker's id.
 type TopicOf = fn(&str) -> String;
 
 /// Each topic that workers publish on.
-const UP: [(TopicOf, Kind); 9] = [
+const UP: [(TopicOf, Kind); 10] = [
     (topic::information, Kind::Information),
     (topic::job, Kind::Job),
     (topic::jobs_resources, Kind::Resources),
@@ -86,6 +90,7 @@ const UP: [(TopicOf, Kind); 9] = [
     (topic::service_undeployed, Kind::Undeployed),
     (topic::address_changed, Kind::AddressChanged),
     (topic::interest_remove, Kind::InterestRemove),
+    (topic::peers_request, Kind::PeersRequest),
 ];
 
 /// What follows the worker's id in each of those topics.
@@ -121,6 +126,7 @@ pub fn parse(topic: &str, payload: &[u8]) -> Result<(String, FromWorker), ParseE
         Kind::Undeployed => FromWorker::Undeployed(read(topic, payload)?),
         Kind::AddressChanged => FromWorker::AddressChanged(read(topic, payload)?),
         Kind::InterestRemove => FromWorker::InterestRemove(read(topic, payload)?),
+        Kind::PeersRequest => FromWorker::PeersRequest(read(topic, payload)?),
     };
     Ok((worker.to_owned(), message))
 }
@@ -136,6 +142,7 @@ impl Message {
                 ToWorker::Subnet(_) => topic::subnetwork_result(worker),
                 ToWorker::Answer(_) => topic::tablequery_result(worker),
                 ToWorker::Peers(_) => topic::peers(worker),
+                ToWorker::Load(_) => topic::load(worker),
             },
         }
     }
@@ -153,6 +160,7 @@ impl Message {
                 ToWorker::Subnet(grant) => json(grant),
                 ToWorker::Answer(answer) => json(answer),
                 ToWorker::Peers(peers) => json(peers),
+                ToWorker::Load(loads) => json(loads),
             },
         }
     }

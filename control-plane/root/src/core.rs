@@ -10,6 +10,7 @@ pub(crate) mod census;
 pub(crate) mod cluster;
 pub(crate) mod instance;
 pub(crate) mod ipam;
+pub(crate) mod load;
 pub(crate) mod moment;
 pub(crate) mod peers;
 pub(crate) mod placement;

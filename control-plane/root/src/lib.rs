@@ -84,7 +84,18 @@ impl Root {
             let tables = persist::load(&store)
                 .map_err(|error| RootError::Load { path, reason: engine::chain(&error) })?;
             let auth = auth::Auth::open(&store).map_err(RootError::Prepare)?;
-            Ok::<_, RootError>((State::new(tables, settings), store, auth))
+            let mut state = State::new(tables, settings);
+            // Written with the first change, or given again at the next start.
+            match state.complete_addresses() {
+                Ok(0) => {}
+                Ok(services) => {
+                    tracing::info!(services, "services got the service IPs they lacked")
+                }
+                Err(refusal) => tracing::warn!(
+                    reason = %refusal, "services have fewer service IPs than there are policies"
+                ),
+            }
+            Ok::<_, RootError>((state, store, auth))
         });
         let (state, store, auth) =
             opening.await.map_err(|error| RootError::Failed(error.to_string()))??;

@@ -29,7 +29,13 @@ const WORKERS: Table<Vec<Peer>> = Table::new("workers");
 const INTERESTS: Table<Registered> = Table::new("interests");
 const COUNTERS: Table<u64> = Table::new("counters");
 const SERVICE_IPS: Table<Lease> = Table::new("service_ips");
-const ROUND_ROBIN_V6: Table<Lease> = Table::new("round_robin_v6");
+/// In the order of the policies.
+const SERVICE_V6: [Table<Lease>; 4] = [
+    Table::new("round_robin_v6"),
+    Table::new("closest_v6"),
+    Table::new("underutilized_v6"),
+    Table::new("affinity_v6"),
+];
 const INSTANCE_V6: Table<Lease> = Table::new("instance_v6");
 const SUBNETS: Table<Lease> = Table::new("subnets");
 
@@ -59,7 +65,12 @@ pub(crate) fn load(store: &Store) -> Result<Tables, LoadError> {
             counters: rows(view, COUNTERS)?,
             leases: Leases {
                 service: rows(view, SERVICE_IPS)?,
-                round_robin_v6: rows(view, ROUND_ROBIN_V6)?,
+                service_v6: [
+                    rows(view, SERVICE_V6[0])?,
+                    rows(view, SERVICE_V6[1])?,
+                    rows(view, SERVICE_V6[2])?,
+                    rows(view, SERVICE_V6[3])?,
+                ],
                 instance_v6: rows(view, INSTANCE_V6)?,
                 subnets: rows(view, SUBNETS)?,
             },
@@ -82,7 +93,9 @@ pub(crate) fn write(store: &Store, state: &mut State) -> Result<(), StoreError> 
         write_rows(tx, INTERESTS, &mut state.interests)?;
         write_rows(tx, COUNTERS, &mut state.counters)?;
         write_rows(tx, SERVICE_IPS, &mut state.ipam.service.leases)?;
-        write_rows(tx, ROUND_ROBIN_V6, &mut state.ipam.round_robin_v6.leases)?;
+        for (table, pool) in SERVICE_V6.into_iter().zip(&mut state.ipam.service_v6) {
+            write_rows(tx, table, &mut pool.leases)?;
+        }
         write_rows(tx, INSTANCE_V6, &mut state.ipam.instance_v6.leases)?;
         write_rows(tx, SUBNETS, &mut state.ipam.subnets.leases)
     })

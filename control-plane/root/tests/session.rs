@@ -39,15 +39,21 @@ async fn one_of_each() -> (TestRoot, FakeCluster, String) {
 
 #[tokio::test]
 async fn a_deployed_instance_is_shown_with_its_worker() {
-    let (root, mut cluster, service) = one_of_each().await;
+    let (root, mut cluster, _) = one_of_each().await;
+    let mut wanted = sla("site", &["web"]);
+    wanted["applications"][0]["microservices"][0]["port"] = json!("8080:80;53/udp");
+    let service = root.create(wanted).await.remove(0);
     let number = root.scale_up(&service).await;
     let placement = cluster.next_deploy().await;
     let command = &placement.command;
     assert_eq!((placement.job_id.as_str(), command.instance_number), (service.as_str(), number));
     assert_eq!(command.generation, 1);
-    assert_eq!(command.job_name, "shop.test.web.test");
+    assert_eq!(command.job_name, "site.test.web.test");
     assert_eq!(command.image, "docker.io/library/nginx:latest");
-    assert_eq!((command.vcpus, command.memory, command.port.as_str()), (1.0, 100, "8080:80"));
+    assert_eq!(
+        (command.vcpus, command.memory, command.port.as_str()),
+        (1.0, 100, "8080:80;53/udp")
+    );
     let instance = root.instance(&service, number).await;
     assert_eq!(instance.status.as_str(), "CLUSTER_SCHEDULED");
     assert_eq!((instance.cluster_id, instance.cluster_name), (cluster.id.clone(), "munich".into()));
@@ -269,7 +275,7 @@ async fn deleting_an_application_stops_its_instances_and_frees_its_name() {
     cluster.report(observed(&placement, Undeployed, "w1")).await;
     assert!(cluster.query(by_name("shop.test.web.test")).await.instance_list.is_empty());
     let metrics = root.get("/metrics").await;
-    assert!(metrics.as_str().unwrap().contains("service_ips 2\n"), "{metrics}");
+    assert!(metrics.as_str().unwrap().contains("service_ips 5\n"), "{metrics}");
 }
 
 #[tokio::test]
@@ -320,10 +326,24 @@ async fn a_table_query_answers_by_name_and_by_every_address() {
         assert_eq!((entry.instance_number, entry.namespace_ip.as_str()), (0, "10.18.1.2"));
         assert_eq!((entry.host_ip.as_str(), entry.host_port), ("192.0.2.1", 50_103));
         let addresses: Vec<_> = entry.service_ip.iter().map(|a| (a.ip_type, a.address)).collect();
+        let of_service = |place: usize| job.service_ip_list[place].address;
         assert_eq!(
             addresses,
-            [(IpType::RoundRobin, Some(job.rr_ip)), (IpType::Instance, Some(ip))]
+            [
+                (IpType::RoundRobin, Some(job.rr_ip)),
+                (IpType::Closest, of_service(1)),
+                (IpType::Underutilized, of_service(2)),
+                (IpType::Affinity, of_service(3)),
+                (IpType::Instance, Some(ip)),
+            ]
         );
+        assert_eq!(answer.service_ip, job.service_ip_list);
+        assert_eq!((entry.draining, entry.cpu_percent), (false, Some(1.5)));
+    }
+    for address in &job.service_ip_list {
+        for ip in [address.address.unwrap().to_string(), address.address_v6.unwrap().to_string()] {
+            assert_eq!(cluster.query(by_ip(&ip)).await.app_name, "shop.test.web.test", "{ip}");
+        }
     }
     for query in [by_name("no.such.service.here"), by_ip("10.30.200.1"), by_ip("nonsense")] {
         let answer = cluster.query(query.clone()).await;
@@ -337,8 +357,11 @@ async fn who_holds_an_interest_hears_of_changes_and_nobody_else() {
     let mut paris = FakeCluster::ready(root.address, "paris", Vec::new()).await;
     let mut oslo = FakeCluster::ready(root.address, "oslo", Vec::new()).await;
     paris.query(by_name("shop.test.web.test")).await;
-    let changed =
-        |change| FromRoot::ServiceChanged { job_name: "shop.test.web.test".to_owned(), change };
+    let changed = |change| FromRoot::ServiceChanged {
+        job_name: "shop.test.web.test".to_owned(),
+        change,
+        load: Vec::new(),
+    };
     let next_change = async |cluster: &mut FakeCluster| loop {
         let message = cluster.next().await;
         if matches!(message, FromRoot::ServiceChanged { .. }) {
@@ -367,6 +390,8 @@ async fn who_holds_an_interest_hears_of_changes_and_nobody_else() {
     let (mut paris, _) = FakeCluster::connect(root.address, "paris").await;
     root.delete(&format!("/api/service/{service}/instance/0")).await;
     assert_eq!(next_change(&mut paris).await, changed(UpdateKind::Undeployment));
+    let answer = paris.query(by_name("shop.test.web.test")).await;
+    assert!(answer.instance_list[0].draining, "its cluster has yet to stop it: {answer:?}");
 
     paris.send(FromCluster::InterestRemove { job_name: "shop.test.web.test".to_owned() }).await;
     paris.query(by_name("wait until that has arrived")).await;
@@ -380,6 +405,117 @@ async fn who_holds_an_interest_hears_of_changes_and_nobody_else() {
     let heard = paris.within(Duration::from_millis(100)).await;
     assert!(!heard.iter().any(|m| matches!(m, FromRoot::ServiceChanged { .. })), "{heard:?}");
     assert_eq!(oslo.within(Duration::from_millis(10)).await.len(), 1, "its peers, none");
+}
+
+#[tokio::test]
+async fn an_instance_that_is_removed_drains_until_its_cluster_has_confirmed() {
+    let (root, mut munich, service) = one_of_each().await;
+    let mut paris = FakeCluster::ready(root.address, "paris", Vec::new()).await;
+    paris.query(by_name("shop.test.web.test")).await;
+    let mut placements = Vec::new();
+    for number in 0..2 {
+        root.scale_up(&service).await;
+        let placement = munich.next_deploy().await;
+        munich.report(observed(&placement, Running, "w1")).await;
+        root.instance_is(&service, number, "it to run", |i| i.status == Running).await;
+        placements.push(placement);
+    }
+    let next_undeploy = async |cluster: &mut FakeCluster| loop {
+        if let FromRoot::Undeploy { key, drain_only_if_dialled, .. } = cluster.next().await {
+            break (key.instance_number, drain_only_if_dialled);
+        }
+    };
+    root.delete(&format!("/api/service/{service}/instance/0")).await;
+    assert_eq!(next_undeploy(&mut munich).await, (0, false));
+    let draining = async |cluster: &mut FakeCluster| -> Vec<(u32, bool)> {
+        let answer = cluster.query(by_name("shop.test.web.test")).await;
+        answer.instance_list.iter().map(|i| (i.instance_number, i.draining)).collect()
+    };
+    assert_eq!(draining(&mut paris).await, [(0, true), (1, false)]);
+    let mut report = observed(&placements[0], Running, "w1");
+    report.status_detail = "draining".to_owned();
+    munich.report(report).await;
+    root.instance_is(&service, 0, "what its cluster says", |i| i.status_detail == "draining").await;
+    munich.report(observed(&placements[0], Undeployed, "w1")).await;
+    wait_for("it to be gone", async || (draining(&mut paris).await.len() == 1).then_some(())).await;
+
+    // The whole service goes, and another cluster dials it: it drains, and is known until then.
+    let application = root.get("/api/applications").await[0]["_id"].clone();
+    root.delete(&format!("/api/application/{}", application.as_str().unwrap())).await;
+    assert_eq!(next_undeploy(&mut munich).await, (1, false));
+    paris.query(by_name("wait until what was sent has arrived")).await;
+    let heard = paris.within(Duration::from_millis(50)).await;
+    let of_it = |m: &&FromRoot| matches!(m, FromRoot::ServiceChanged { .. });
+    assert_eq!(heard.iter().filter(of_it).count(), 0, "{heard:?}");
+    munich.report(observed(&placements[1], Undeployed, "w1")).await;
+    loop {
+        if let FromRoot::ServiceChanged { change, .. } = paris.next().await {
+            assert_eq!(change, UpdateKind::Undeployment);
+            break;
+        }
+    }
+    assert_eq!(paris.query(by_name("shop.test.web.test")).await.app_name, "");
+
+    // Nobody elsewhere dials this one.
+    let service = root.create(sla("quiet", &["web"])).await.remove(0);
+    root.scale_up(&service).await;
+    let placement = munich.next_deploy().await;
+    munich.report(observed(&placement, Running, "w1")).await;
+    root.instance_is(&service, 0, "it to run", |i| i.status == Running).await;
+    root.delete(&format!("/api/service/{service}/instance/-1")).await;
+    assert_eq!(next_undeploy(&mut munich).await, (0, true));
+}
+
+#[tokio::test]
+async fn what_instances_use_is_told_to_clusters_that_dial_them() {
+    let (root, mut munich, service) = one_of_each().await;
+    let mut paris = FakeCluster::ready(root.address, "paris", Vec::new()).await;
+    root.scale_up(&service).await;
+    let placement = munich.next_deploy().await;
+    let mut report = observed(&placement, Running, "w1");
+    munich.report(report.clone()).await;
+    root.instance_is(&service, 0, "it to run", |i| i.status == Running).await;
+    assert_eq!(
+        paris.query(by_name("shop.test.web.test")).await.instance_list[0].cpu_percent,
+        Some(1.5)
+    );
+    report.cpu_percent = 90.0;
+    munich.report(report).await;
+    let load = loop {
+        if let FromRoot::ServiceChanged { load, .. } = paris.next().await
+            && load.first().is_some_and(|load| load.cpu_percent > 2.0)
+        {
+            break load;
+        }
+    };
+    assert_eq!((load.len(), load[0].instance_number, load[0].cpu_percent), (1, 0, 90.0));
+}
+
+#[tokio::test]
+async fn a_port_of_a_node_is_promised_once() {
+    let root = TestRoot::start().await;
+    let rooms = vec![room("w1", 8.0), room("w2", 8.0)];
+    let mut cluster = FakeCluster::ready(root.address, "munich", rooms.clone()).await;
+    let mut wanted = sla("shop", &["web"]);
+    wanted["applications"][0]["microservices"][0]["port"] = json!("8080:80;53:53/udp");
+    let service = root.create(wanted).await.remove(0);
+    for _ in 0..2 {
+        root.scale_up(&service).await;
+        cluster.next_deploy().await;
+    }
+    root.scale_up(&service).await;
+    let refused = root.instance(&service, 2).await;
+    assert_eq!(refused.status.as_str(), "NoActiveClusterWithCapacity");
+    assert!(
+        refused.status_detail.contains("w1: node port 53/udp, 8080/tcp is published"),
+        "{refused:?}"
+    );
+    // The cluster reports what is taken, and then that one has left.
+    let mut taken = rooms;
+    taken[0].node_ports.insert("8080/tcp".to_owned().try_into().unwrap());
+    cluster.resources(taken.clone()).await;
+    cluster.query(by_name("wait until that has arrived")).await;
+    assert_eq!(root.instance(&service, 2).await.status, refused.status);
 }
 
 #[tokio::test]

@@ -101,6 +101,7 @@ pub fn reserve(request: &Request, room: &mut WorkerRoom) {
     room.free_memory -= request.memory as f64;
     room.free_vgpus = room.free_vgpus.saturating_sub(request.vgpus);
     room.instances += 1;
+    room.node_ports.extend(&request.node_ports);
 }
 
 fn best_worker<'a>(

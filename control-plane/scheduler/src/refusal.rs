@@ -38,6 +38,8 @@ pub enum Reason {
     Memory { needs: u64, free: f64 },
     #[error("{needs} vgpus needed, {free} free")]
     Vgpus { needs: u32, free: u32 },
+    #[error("node port {taken} is published by another instance there")]
+    NodePorts { taken: String },
     /// A cluster: why its workers cannot.
     #[error("{0}")]
     Workers(Refusal),
@@ -56,7 +58,10 @@ impl Refusal {
 impl Reason {
     fn is_about_room(&self) -> bool {
         match self {
-            Self::Vcpus { .. } | Self::Memory { .. } | Self::Vgpus { .. } => true,
+            Self::Vcpus { .. }
+            | Self::Memory { .. }
+            | Self::Vgpus { .. }
+            | Self::NodePorts { .. } => true,
             Self::Workers(refusal) => refusal.kind() == RefusalKind::NoCapacity,
             Self::NotAllowed
             | Self::Virtualization { .. }

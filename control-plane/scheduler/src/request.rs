@@ -1,6 +1,11 @@
 //! What one instance needs of the place where it runs.
 
-use xylem_types::session::{Placement, WorkerRoom};
+use std::collections::BTreeSet;
+
+use xylem_types::{
+    port::{NodePort, node_ports},
+    session::{Placement, WorkerRoom},
+};
 
 use crate::Reason;
 
@@ -11,6 +16,8 @@ pub struct Request {
     /// MB
     pub memory: u64,
     pub vgpus: u32,
+    /// All of these, of which each worker has one.
+    pub node_ports: BTreeSet<NodePort>,
     /// The runtime (`docker`, `unikernel`, …); empty = any.
     pub virtualization: String,
     /// Any one of these (`amd64`, …); empty = any.
@@ -30,6 +37,7 @@ impl Request {
             vcpus: placement.command.vcpus,
             memory: placement.command.memory,
             vgpus: placement.vgpus,
+            node_ports: node_ports(&placement.command.port),
             virtualization: placement.command.virtualization.clone(),
             allowed_workers: placement.allowed_nodes.clone(),
             ..Self::default()
@@ -62,6 +70,11 @@ impl Request {
         }
         if self.vgpus > room.free_vgpus {
             return Some(Reason::Vgpus { needs: self.vgpus, free: room.free_vgpus });
+        }
+        let taken: Vec<_> =
+            self.node_ports.intersection(&room.node_ports).map(NodePort::to_string).collect();
+        if !taken.is_empty() {
+            return Some(Reason::NodePorts { taken: taken.join(", ") });
         }
         None
     }

@@ -5,7 +5,10 @@ use xylem_scheduler::{
     ClusterCandidate, Reason, RefusalKind, Request, WorkerCandidate, rank_clusters, rank_workers,
     reserve,
 };
-use xylem_types::session::WorkerRoom;
+use xylem_types::{
+    port::{NodePort, Protocol, node_ports},
+    session::WorkerRoom,
+};
 
 fn worker(id: &str, vcpus: f64, memory: f64) -> WorkerRoom {
     WorkerRoom {
@@ -29,6 +32,12 @@ fn request(vcpus: f64, memory: u64) -> Request {
     Request { vcpus, memory, virtualization: "docker".into(), ..Request::default() }
 }
 
+/// One of a few, so that they meet.
+fn node_port() -> impl Strategy<Value = NodePort> {
+    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
+    (80..84u16, protocol).prop_map(|(port, protocol)| NodePort { port, protocol })
+}
+
 prop_compose! {
     fn any_room()(
         id in "[a-f]{1,4}",
@@ -41,6 +50,7 @@ prop_compose! {
         docker: bool,
         csi: bool,
         instances in 0..5u32,
+        published in prop::collection::btree_set(node_port(), 0..3),
     ) -> WorkerRoom {
         WorkerRoom {
             name: format!("host-{id}"),
@@ -51,6 +61,7 @@ prop_compose! {
             total_vcpus: free_vcpus + taken_vcpus,
             total_memory: free_memory + taken_memory,
             instances,
+            node_ports: published,
             architecture: if arm { "arm64" } else { "amd64" }.into(),
             virtualization: if docker { vec!["docker".into()] } else { vec!["unikernel".into()] },
             csi_drivers: if csi { vec!["hostpath".into()] } else { vec![] },
@@ -68,11 +79,13 @@ prop_compose! {
         arm: bool,
         csi: bool,
         direct: bool,
+        publish in prop::collection::btree_set(node_port(), 0..2),
     ) -> Request {
         Request {
             vcpus,
             memory,
             vgpus,
+            node_ports: publish,
             virtualization: if unikernel { "unikernel" } else { "docker" }.into(),
             architectures: if arm { vec!["arm64".into()] } else { vec![] },
             csi_drivers: if csi { vec!["hostpath".into()] } else { vec![] },
@@ -92,6 +105,7 @@ proptest! {
                 prop_assert!(room.free_vcpus >= request.vcpus);
                 prop_assert!(room.free_memory >= request.memory as f64);
                 prop_assert!(room.free_vgpus >= request.vgpus);
+                prop_assert!(room.node_ports.is_disjoint(&request.node_ports));
                 prop_assert!(room.virtualization.contains(&request.virtualization));
                 prop_assert!(request.architectures.is_empty()
                     || request.architectures.contains(&room.architecture));
@@ -260,6 +274,26 @@ fn constraints_that_nobody_meets_are_told_from_a_lack_of_room() {
     let here = Request { allowed_clusters: vec!["edge".into()], ..request(0.0, 0) };
     assert_eq!(rank_clusters(&here, &[cluster]).unwrap()[0].worker.worker_id, "a");
     assert_eq!(rank_workers(&request(0.0, 0), &[]).unwrap_err().kind(), RefusalKind::NoCapacity);
+}
+
+#[test]
+fn a_port_of_a_node_is_given_once() {
+    let publishing = |ports| Request { node_ports: node_ports(ports), ..request(0.1, 10) };
+    let web = publishing("8080:80;53:53/udp");
+    let mut rooms = [worker("a", 8.0, 8000.0), worker("b", 8.0, 8000.0)];
+    for expected in ["a", "b"] {
+        let chosen = rank_workers(&web, &candidates(&rooms)).unwrap()[0].worker_id.clone();
+        assert_eq!(chosen, expected);
+        reserve(&web, rooms.iter_mut().find(|r| r.worker_id == chosen).unwrap());
+    }
+    let refusal = rank_workers(&publishing("53/udp;9000"), &candidates(&rooms)).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "host-a: node port 53/udp is published by another instance there; \
+         host-b: node port 53/udp is published by another instance there"
+    );
+    assert_eq!(refusal.kind(), RefusalKind::NoCapacity, "one may leave");
+    assert!(rank_workers(&publishing("53/tcp;8080/udp"), &candidates(&rooms)).is_ok());
 }
 
 #[test]

@@ -18,6 +18,12 @@ pub const NAMESPACE_RANGE_V6: Ipv6Net =
 /// IPv6 instance IPs.
 pub const INSTANCE_RANGE_V6: Ipv6Net =
     Ipv6Net::new_assert(Ipv6Addr::new(0xfdff, 0, 0, 0, 0, 0, 0, 0), 21);
+/// IPv6 service IPs of the policy underutilized.
+pub const UNDERUTILIZED_RANGE_V6: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfdff, 0x3000, 0, 0, 0, 0, 0, 0), 21);
+/// IPv6 service IPs of the policy affinity.
+pub const AFFINITY_RANGE_V6: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfdff, 0x4000, 0, 0, 0, 0, 0, 0), 21);
 /// IPv6 service IPs of the policy closest.
 pub const CLOSEST_RANGE_V6: Ipv6Net =
     Ipv6Net::new_assert(Ipv6Addr::new(0xfdff, 0x1000, 0, 0, 0, 0, 0, 0), 21);

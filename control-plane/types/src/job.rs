@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     instance::{Generation, InstanceStatus},
+    mqtt::ServiceAddress,
     sla::Microservice,
 };
 
@@ -36,6 +37,10 @@ pub struct Job {
     pub rr_ip: Ipv4Addr,
     #[serde(rename = "RR_ip_v6")]
     pub rr_ip_v6: Option<Ipv6Addr>,
+    /// One service IP a policy, the round-robin one among them. Empty only where an older root
+    /// says it.
+    #[serde(default)]
+    pub service_ip_list: Vec<ServiceAddress>,
     /// Number of the next instance: a number is never used twice.
     pub next_instance_progressive_number: u32,
     #[serde(default)]

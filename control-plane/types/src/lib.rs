@@ -7,9 +7,11 @@
 pub mod address;
 pub mod instance;
 pub mod job;
+pub mod load;
 pub mod mqtt;
 pub mod net_api;
 pub mod node;
+pub mod port;
 pub mod rest;
 pub mod session;
 pub mod sla;

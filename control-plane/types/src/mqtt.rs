@@ -4,9 +4,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
-use crate::instance::{Generation, InstanceStatus};
+use crate::{
+    address::{
+        AFFINITY_RANGE_V6, CLOSEST_RANGE_V6, INSTANCE_RANGE_V6, ROUND_ROBIN_RANGE_V6,
+        UNDERUTILIZED_RANGE_V6,
+    },
+    instance::{Generation, InstanceStatus},
+};
 
 /// Topic names. One function a topic; `nodes/+/…` for subscriptions is `topic::…("+")`.
 pub mod topic {
@@ -70,6 +77,15 @@ pub mod topic {
     /// whenever it changes.
     pub fn peers(worker: &str) -> String {
         format!("nodes/{worker}/net/peers")
+    }
+    /// up, ours: [`super::PeersRequest`].
+    pub fn peers_request(worker: &str) -> String {
+        format!("nodes/{worker}/net/peers/request")
+    }
+    /// down, ours: [`crate::load::Loads`], what instances of the services in which the worker
+    /// holds an interest use now. Only changes, so a value holds until the next.
+    pub fn load(worker: &str) -> String {
+        format!("nodes/{worker}/net/load")
     }
     /// down, to every worker that holds an interest: [`super::UpdatesAvailable`].
     pub fn updates_available(job_name: &str) -> String {
@@ -213,7 +229,7 @@ pub struct TableQuery {
 }
 
 /// `net/tablequery/result`, down. An unknown service has an empty `app_name`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TableAnswer {
     /// Job name.
     pub app_name: String,
@@ -226,7 +242,7 @@ pub struct TableAnswer {
 }
 
 /// One instance in a [`TableAnswer`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct InstanceEntry {
     pub instance_number: u32,
     /// Empty until the instance's network is attached; such an entry cannot be dialled.
@@ -236,7 +252,15 @@ pub struct InstanceEntry {
     pub host_ip: String,
     pub host_port: u16,
     /// The addresses that lead to this instance: the service's, one a policy, and its own.
+    ///
+    /// A Xylem worker is told its own only: the service's stand once in the answer.
     pub service_ip: Vec<ServiceAddress>,
+    /// It will be stopped soon: it gets no new flows and keeps those that it has, ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
+    /// What it used when it was last told, percent of one CPU, ours. Absent while nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<f32>,
 }
 
 /// An address by which a service or an instance is dialled.
@@ -261,6 +285,24 @@ pub enum IpType {
     /// This very instance.
     #[serde(rename = "InstanceNumber", alias = "instance_ip")]
     Instance,
+}
+
+impl IpType {
+    /// The policies that choose among a service's instances. A service has one service IP and
+    /// family for each.
+    pub const CHOOSING: [Self; 4] =
+        [Self::RoundRobin, Self::Closest, Self::Underutilized, Self::Affinity];
+
+    /// Where its IPv6 addresses are from. All IPv4 addresses are from one range.
+    pub fn range_v6(self) -> Ipv6Net {
+        match self {
+            Self::RoundRobin => ROUND_ROBIN_RANGE_V6,
+            Self::Closest => CLOSEST_RANGE_V6,
+            Self::Underutilized => UNDERUTILIZED_RANGE_V6,
+            Self::Affinity => AFFINITY_RANGE_V6,
+            Self::Instance => INSTANCE_RANGE_V6,
+        }
+    }
 }
 
 /// `net/service/deployed` and `net/service/undeployed`, up.
@@ -329,6 +371,16 @@ pub struct Peer {
     pub kind: PeerKind,
 }
 
+/// `net/peers/request`, up, ours: tunnel packets come from this address and nobody has announced
+/// it; who is that? Where the cluster knows it as a peer of the worker, it sends [`Peers`] again;
+/// else it is a stranger, and there is no answer. The worker limits how often it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeersRequest {
+    /// The outer source of the packets.
+    #[serde(flatten)]
+    pub sender: TunnelEndpoint,
+}
+
 /// Which proxy the peer runs: it decides the destination of answers in the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -385,5 +437,25 @@ mod tests {
         assert_eq!((command.image.as_str(), command.instance_number), ("x/y:1", 2));
         assert_eq!((command.memory, command.vcpus, command.generation), (100, 0.0, 0));
         assert!(command.cmd.is_empty() && !command.one_shot && command.port.is_empty());
+    }
+
+    #[test]
+    fn fields_of_ours_are_absent_where_they_say_nothing() {
+        let entry = InstanceEntry { namespace_ip: "10.18.0.2".into(), ..InstanceEntry::default() };
+        let text = serde_json::to_string(&entry).unwrap();
+        assert!(!text.contains("draining") && !text.contains("cpu_percent"), "{text}");
+        assert_eq!(serde_json::from_str::<InstanceEntry>(&text).unwrap(), entry);
+        let entry = InstanceEntry { draining: true, cpu_percent: Some(12.5), ..entry };
+        let text = serde_json::to_string(&entry).unwrap();
+        assert!(text.contains(r#""draining":true,"cpu_percent":12.5"#), "{text}");
+        assert_eq!(serde_json::from_str::<InstanceEntry>(&text).unwrap(), entry);
+    }
+
+    #[test]
+    fn a_question_for_a_sender_is_an_address_and_a_port() {
+        let text = r#"{"host_ip":"192.0.2.9","host_port":50103}"#;
+        let request: PeersRequest = serde_json::from_str(text).unwrap();
+        assert_eq!(request.sender.host_ip, IpAddr::from([192, 0, 2, 9]));
+        assert_eq!(serde_json::to_string(&request).unwrap(), text);
     }
 }

@@ -6,13 +6,18 @@
 //! desired set, the cluster with its whole observed set, and only then changes follow. Whatever
 //! was lost in between is found by the comparison, so neither side keeps a log for the other.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     instance::{Generation, InstanceStatus},
+    load::InstanceLoad,
     mqtt::{DeployCommand, Peer, TableAnswer, TableQuery, UpdateKind},
+    port::NodePort,
 };
 
 /// Both sides refuse a session whose version differs.
@@ -116,6 +121,9 @@ pub struct WorkerRoom {
     /// Instances placed on the worker.
     #[serde(default)]
     pub instances: u32,
+    /// Ports of the worker that instances placed there publish.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub node_ports: BTreeSet<NodePort>,
     pub cpu_percent: f64,
     pub memory_percent: f64,
     pub architecture: String,
@@ -187,6 +195,10 @@ pub enum FromRoot {
         key: InstanceKey,
         job_name: String,
         generation: Generation,
+        /// The whole service goes, and no other cluster holds an interest in it: where none of
+        /// this cluster's workers does either, there is nobody for whose sake it should drain.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        drain_only_if_dialled: bool,
     },
     Subnet {
         worker_id: String,
@@ -200,6 +212,9 @@ pub enum FromRoot {
     ServiceChanged {
         job_name: String,
         change: UpdateKind,
+        /// When not empty, nothing but this has changed, and who understands it need not ask.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        load: Vec<InstanceLoad>,
     },
     /// Workers of other clusters that exchange traffic with this one; replaces the list before.
     Peers {

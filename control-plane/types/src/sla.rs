@@ -16,6 +16,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::mqtt::IpType;
+
 /// The only version there is.
 pub const SLA_VERSION: &str = "v2.0";
 
@@ -114,7 +116,7 @@ pub struct Microservice {
     /// MB
     pub storage: u64,
     pub state: String,
-    /// `host:container[/proto];…`
+    /// `host:container[/proto];…`, see [`crate::port::published`].
     pub port: String,
     pub cmd: Vec<String>,
     /// `K=V`
@@ -143,8 +145,50 @@ pub struct Addresses {
     pub closest_ip: Option<Ipv4Addr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub closest_ip_v6: Option<Ipv6Addr>,
+    /// Ours, like the three that follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub underutilized_ip: Option<Ipv4Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub underutilized_ip_v6: Option<Ipv6Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity_ip: Option<Ipv4Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity_ip_v6: Option<Ipv6Addr>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<InstanceAddresses>,
+}
+
+/// What the user wants of one policy's addresses, with the names of the fields that say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedAddress {
+    pub policy: IpType,
+    pub v4: (&'static str, Option<Ipv4Addr>),
+    pub v6: (&'static str, Option<Ipv6Addr>),
+}
+
+impl Addresses {
+    /// One for each of [`IpType::CHOOSING`], in that order.
+    pub fn by_policy(&self) -> [WantedAddress; 4] {
+        IpType::CHOOSING.map(|policy| {
+            let (v4, v6) = match policy {
+                IpType::Closest => {
+                    (("closest_ip", self.closest_ip), ("closest_ip_v6", self.closest_ip_v6))
+                }
+                IpType::Underutilized => (
+                    ("underutilized_ip", self.underutilized_ip),
+                    ("underutilized_ip_v6", self.underutilized_ip_v6),
+                ),
+                IpType::Affinity => {
+                    (("affinity_ip", self.affinity_ip), ("affinity_ip_v6", self.affinity_ip_v6))
+                }
+                // No policy that chooses has another name.
+                IpType::RoundRobin | IpType::Instance => {
+                    (("rr_ip", self.rr_ip), ("rr_ip_v6", self.rr_ip_v6))
+                }
+            };
+            WantedAddress { policy, v4, v6 }
+        })
+    }
 }
 
 /// Instances `from` to `to` get the addresses from `start` on.

@@ -145,6 +145,33 @@ fn service_ips_are_of_their_range_and_not_its_edges() {
 }
 
 #[test]
+fn every_policy_s_service_ip_can_be_wanted_and_is_of_its_range() {
+    let wanted = |addresses: Value| with("/applications/0/microservices/1/addresses", addresses);
+    assert!(
+        wanted(json!({
+            "rr_ip": "10.30.0.1", "rr_ip_v6": "fdff:2000::1",
+            "closest_ip": "10.30.0.2", "closest_ip_v6": "fdff:1000::1",
+            "underutilized_ip": "10.30.0.3", "underutilized_ip_v6": "fdff:3000::1",
+            "affinity_ip": "10.30.0.4", "affinity_ip_v6": "fdff:4000::1",
+        }))
+        .is_empty()
+    );
+    let field = "applications[0].microservices[1].addresses.";
+    for (name, ip, reason) in [
+        ("closest_ip", "10.18.0.2", "10.18.0.2 is not in 10.30.0.0/16"),
+        ("closest_ip_v6", "fdff:2000::1", "fdff:2000::1 is not in fdff:1000::/21"),
+        ("underutilized_ip_v6", "fdff:4000::1", "fdff:4000::1 is not in fdff:3000::/21"),
+        ("affinity_ip_v6", "fdff:3000::1", "fdff:3000::1 is not in fdff:4000::/21"),
+    ] {
+        assert_eq!(wanted(json!({ name: ip })), [format!("{field}{name}: {reason}")]);
+    }
+    assert_eq!(
+        wanted(json!({ "rr_ip": "10.30.0.9", "affinity_ip": "10.30.0.9" })),
+        [format!("{field}affinity_ip: 10.30.0.9 is wanted as rr_ip already")]
+    );
+}
+
+#[test]
 fn ports_are_pairs_with_a_protocol() {
     for (port, ok) in [
         (json!(""), true),
@@ -156,6 +183,8 @@ fn ports_are_pairs_with_a_protocol() {
         (json!("0:80"), false),
         (json!("8080:80/sctp"), false),
         (json!("8080:70000"), false),
+        (json!("8080:80;8080:81"), false),
+        (json!("8080:80;8080:80/udp"), true),
         (json!("a:b"), false),
         (json!([80]), false),
     ] {

@@ -202,6 +202,7 @@ impl State {
                     service.instance_ips.get(&report.instance_number).copied(),
                 ),
             ],
+            ..InstanceEntry::default()
         });
         TableAnswer {
             app_name: name.clone(),

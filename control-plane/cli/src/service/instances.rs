@@ -67,6 +67,7 @@ pub(super) mod samples {
     use xylem_types::{
         instance::InstanceStatus,
         job::{Job, JobInstance, no_status},
+        mqtt::{IpType, ServiceAddress},
         sla::Microservice,
     };
 
@@ -86,6 +87,19 @@ pub(super) mod samples {
             status_detail: String::new(),
             rr_ip: "10.30.0.2".parse().unwrap(),
             rr_ip_v6: Some("fdff:2000::2".parse().unwrap()),
+            service_ip_list: (2u8..)
+                .zip([
+                    (IpType::RoundRobin, 2),
+                    (IpType::Closest, 1),
+                    (IpType::Underutilized, 3),
+                    (IpType::Affinity, 4),
+                ])
+                .map(|(last, (ip_type, range))| ServiceAddress {
+                    ip_type,
+                    address: Some([10, 30, 0, last].into()),
+                    address_v6: Some(format!("fdff:{range}000::2").parse().unwrap()),
+                })
+                .collect(),
             next_instance_progressive_number: 0,
             instance_list: Vec::new(),
             sla: Microservice {

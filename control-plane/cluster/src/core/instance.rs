@@ -45,6 +45,9 @@ pub enum Phase {
     Placed,
     /// Over, until the root says something new.
     Ended,
+    /// The root no longer wants it. It runs on for a while, so that its flows can end; who dials
+    /// it was told to open no new ones.
+    Draining,
     /// The root no longer wants it, and `worker` has not confirmed that it is gone. `reported`:
     /// the root was told that it is, since the worker is lost; the record stays for the worker's
     /// return.
@@ -122,16 +125,30 @@ impl Instance {
 
     /// Whether it takes room on its worker.
     pub(super) fn occupies(&self) -> bool {
-        matches!(self.phase, Phase::Placed | Phase::Deleting { reported: false })
+        matches!(self.phase, Phase::Placed | Phase::Draining | Phase::Deleting { reported: false })
     }
 
     /// Its place in the network, if it can be dialled there.
     pub(super) fn dialable(&self) -> Option<&Attachment> {
-        self.attached.as_ref().filter(|_| self.phase == Phase::Placed)
+        self.attached.as_ref().filter(|_| matches!(self.phase, Phase::Placed | Phase::Draining))
     }
 
     pub(super) fn being_deleted(&self) -> bool {
         matches!(self.phase, Phase::Deleting { .. })
+    }
+
+    pub(super) fn draining(&self) -> bool {
+        self.phase == Phase::Draining
+    }
+
+    /// The root no longer wants it.
+    pub(super) fn unwanted(&self) -> bool {
+        self.draining() || self.being_deleted()
+    }
+
+    /// Percent of one CPU, once its worker has said.
+    pub(super) fn cpu_percent(&self) -> Option<f32> {
+        self.live.listed_at.map(|_| self.live.usage.cpu_percent as f32)
     }
 
     /// The root was told that it is gone.

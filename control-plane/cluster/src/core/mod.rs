@@ -12,7 +12,9 @@
 //!   present generation; any other live copy is answered with a deletion;
 //! - what leads another worker to a peer is sent after that peer was told who will come.
 
+mod drain;
 mod instance;
+mod load;
 mod network;
 mod peers;
 mod placement;
@@ -50,6 +52,14 @@ use crate::message::{FromWorker, Message, ToWorker};
 /// Monotonic time since the daemon started.
 pub type Time = Duration;
 
+/// As long as most requests take, and much longer than it takes until everybody has heard that an
+/// instance drains. Elsewhere it is what one is told to configure: services of Kubernetes stop
+/// pods at once unless a pre-stop hook waits, usually 5 to 15 s, within the 30 s that a pod has;
+/// Nomad's `shutdown_delay` is 0 s, and advised to be a few seconds. Load balancers of clouds wait
+/// for minutes, which is for those who know that their flows are long: each stop, and the room on
+/// the worker, would wait as well.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(10);
+
 /// Everything that can be chosen about the decisions.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -73,6 +83,11 @@ pub struct Settings {
     pub query_patience: Duration,
     /// How long the root's "unknown" is believed.
     pub unknown_for: Duration,
+    /// How long an instance that is to be stopped runs on without new flows, so that those that
+    /// it has can end. Zero: not at all.
+    pub drain_grace: Duration,
+    /// How often it is considered what workers are to be told of what instances use.
+    pub load_every: Duration,
     /// How often the root is told of the cluster's room…
     pub resources_every: Duration,
     /// …and of what instances use and print.
@@ -93,6 +108,8 @@ impl Settings {
             unlisted_after: Duration::from_secs(15),
             query_patience: Duration::from_secs(3),
             unknown_for: Duration::from_secs(2),
+            drain_grace: DRAIN_GRACE,
+            load_every: Duration::from_secs(2),
             resources_every: Duration::from_secs(2),
             usage_every: Duration::from_secs(4),
         }
@@ -181,6 +198,9 @@ pub struct Cluster {
     last_tick: Time,
     resources_due: Time,
     usage_due: Time,
+    load_due: Time,
+    /// Services of which some instance may use more or less than workers were told.
+    loads_changed: BTreeSet<String>,
     touched: Touched,
     effects: Vec<Effect>,
     tally: Tally,
@@ -204,6 +224,8 @@ impl Cluster {
             last_tick: Time::ZERO,
             resources_due: Time::ZERO,
             usage_due: Time::ZERO,
+            load_due: Time::ZERO,
+            loads_changed: BTreeSet::new(),
             touched: Touched::default(),
             effects: Vec::new(),
             tally: Tally::default(),
@@ -257,6 +279,7 @@ impl Cluster {
             FromWorker::Undeployed(event) => self.on_detached(worker, &event),
             FromWorker::AddressChanged(event) => self.on_address_changed(worker, &event),
             FromWorker::InterestRemove(event) => self.on_interest_remove(worker, &event.appname),
+            FromWorker::PeersRequest(request) => self.on_peers_request(worker, request.sender, now),
         }
     }
 
@@ -268,6 +291,7 @@ impl Cluster {
         self.find_lost_workers(now);
         self.review_queries(now);
         self.report_resources(now);
+        self.tell_loads(now);
         self.last_tick = now;
     }
 

@@ -1,14 +1,17 @@
 //! Who exchanges tunnel packets with whom.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use xylem_types::{
-    mqtt::{Peer, Peers},
+    mqtt::{Peer, Peers, TunnelEndpoint},
     session::FromCluster,
 };
 
-use super::{Cluster, Effect, Worker};
+use super::{Cluster, Effect, Time, Worker};
 use crate::message::{Message, ToWorker};
+
+/// A worker's list is repeated at most so often, however often it asks.
+const REPEATED_EVERY: Duration = Duration::from_secs(1);
 
 impl Cluster {
     /// Our workers as peers of others: those that have a subnet and can be reached.
@@ -49,6 +52,24 @@ impl Cluster {
             effects.push(Effect::Mqtt(Message::To { worker: id.clone(), body }));
         }
         effects
+    }
+
+    /// A worker gets tunnel packets from somebody whom it does not know. If it was told of that
+    /// peer, it is told again, at most so often.
+    pub(super) fn on_peers_request(&mut self, id: &str, sender: TunnelEndpoint, now: Time) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let told = worker.live.peers_sent.as_deref().unwrap_or_default();
+        if !told.iter().any(|peer| peer.endpoint == sender) {
+            return tracing::debug!(
+                node.id = id, sender = ?sender, "a worker asks for a sender that is no peer of it"
+            );
+        }
+        if worker.live.peers_repeated_at.is_some_and(|at| now < at + REPEATED_EVERY) {
+            return;
+        }
+        worker.live.peers_repeated_at = Some(now);
+        worker.live.peers_sent = None;
+        self.peers_stale = true;
     }
 
     /// The root's list of workers of other clusters.

@@ -27,7 +27,7 @@ impl Cluster {
             self.refresh(&job_name, now);
             return self.place(&key, now);
         };
-        if wanted <= instance.generation && !instance.being_deleted() {
+        if wanted <= instance.generation && !instance.unwanted() {
             if instance.placement != placement {
                 instance.placement = placement;
                 self.touched.instances.insert(key);
@@ -152,18 +152,6 @@ impl Cluster {
         self.send_delete(&worker, &job_name, number, &virtualization, generation);
     }
 
-    /// The root no longer wants this instance, if it is of this generation or an older one.
-    pub(super) fn undeploy(&mut self, key: InstanceKey, generation: Generation, now: Time) {
-        match self.instances.get(&key) {
-            None => self.report_gone(key, generation),
-            Some(instance) if instance.generation > generation => {
-                // The root does not know yet how far we are: tell, and let it decide again.
-                self.touched.instances.insert(key);
-            }
-            Some(_) => self.begin_deletion(&key, now),
-        }
-    }
-
     pub(super) fn begin_deletion(&mut self, key: &InstanceKey, now: Time) {
         let Some(instance) = self.instances.get(key) else { return };
         if instance.being_deleted() {
@@ -177,7 +165,9 @@ impl Cluster {
         let lost = worker.is_none_or(Worker::lost);
         match instance.phase {
             // A worker may run it, so it is gone when the worker says so.
-            Phase::Placed | Phase::Waiting { recoverable: true } if instance.given => {
+            Phase::Placed | Phase::Draining | Phase::Waiting { recoverable: true }
+                if instance.given =>
+            {
                 let (status, detail) = (instance.status.clone(), "is being removed".to_owned());
                 instance.turn(Phase::Deleting { reported: lost }, status, detail, now);
                 instance.live.resend_at = now + self.settings.resend_after;
@@ -216,7 +206,7 @@ impl Cluster {
                     instance.live.cause.clone_from(&detail);
                     instance.live.place_at = now;
                 }
-                Phase::Deleting { reported: false } => {
+                Phase::Draining | Phase::Deleting { reported: false } => {
                     instance.phase = Phase::Deleting { reported: true };
                     let generation = instance.generation;
                     self.report_gone(key.clone(), generation);
@@ -254,7 +244,7 @@ impl Cluster {
             .iter()
             .filter(|(_, i)| match i.phase {
                 Phase::Waiting { .. } => i.live.place_at <= now,
-                Phase::Placed | Phase::Deleting { .. } => true,
+                Phase::Placed | Phase::Draining | Phase::Deleting { .. } => true,
                 Phase::Ended => false,
             })
             .map(|(key, instance)| (key.clone(), instance.phase))
@@ -263,6 +253,7 @@ impl Cluster {
             match phase {
                 Phase::Waiting { .. } => self.place(&key, now),
                 Phase::Placed => self.review_placed(&key, now),
+                Phase::Draining => self.review_draining(&key, now),
                 Phase::Deleting { .. } => self.review_deletion(&key, now),
                 Phase::Ended => {}
             }
@@ -335,7 +326,8 @@ impl Cluster {
                     self.send(worker, ToWorker::Deploy(Box::new(command)));
                 }
                 Phase::Deleting { .. } => self.remove_copy(&key),
-                Phase::Waiting { .. } | Phase::Ended => {}
+                // One that drains runs on by itself, and is deleted in due time.
+                Phase::Draining | Phase::Waiting { .. } | Phase::Ended => {}
             }
         }
     }

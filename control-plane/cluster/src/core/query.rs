@@ -7,7 +7,7 @@ use std::{
 };
 
 use xylem_types::{
-    mqtt::{PeerKind, TableAnswer, TableQuery},
+    mqtt::{IpType, PeerKind, TableAnswer, TableQuery},
     session::FromCluster,
 };
 
@@ -247,8 +247,18 @@ impl Cluster {
             return self.answer_unknown(worker, words);
         };
         if self.workers.get(worker).is_none_or(|w| w.kind() == PeerKind::Oakestra) {
-            // Oakestra's net manager dials whatever is in the list.
+            // Oakestra's net manager dials whatever is in the list, and takes an address of a
+            // policy that it does not know for the instance's own.
             answer.instance_list.retain(|entry| !entry.namespace_ip.is_empty());
+            let known = [IpType::RoundRobin, IpType::Closest, IpType::Instance];
+            let addresses = answer.instance_list.iter_mut().map(|entry| &mut entry.service_ip);
+            for addresses in addresses.chain([&mut answer.service_ip]) {
+                addresses.retain(|address| known.contains(&address.ip_type));
+            }
+        } else {
+            for entry in &mut answer.instance_list {
+                entry.service_ip.retain(|address| address.ip_type == IpType::Instance);
+            }
         }
         self.add_interest(job_name, worker);
         self.send(worker, ToWorker::Answer(answer));

@@ -80,6 +80,8 @@ impl Cluster {
         if instance.live.usage != usage {
             instance.live.usage = usage;
             instance.live.usage_new = true;
+            let job_name = instance.job_name().to_owned();
+            self.loads_changed.insert(job_name);
         }
     }
 
@@ -91,7 +93,9 @@ impl Cluster {
         let mine = instance.worker.as_deref() == Some(worker);
         let fresh = !speaker.identified() || generation >= instance.generation;
         match instance.phase {
-            Phase::Placed | Phase::Ended | Phase::Deleting { .. } if mine && fresh => {
+            Phase::Placed | Phase::Ended | Phase::Draining | Phase::Deleting { .. }
+                if mine && fresh =>
+            {
                 Standing::Current
             }
             Phase::Waiting { recoverable: true } if mine && fresh => Standing::Found,
@@ -142,6 +146,16 @@ impl Cluster {
         let Some(instance) = self.instances.get_mut(key) else { return };
         if instance.being_deleted() {
             // Whatever else it says was said before it was told.
+            if status == InstanceStatus::Undeployed {
+                self.finish_deletion(key);
+            }
+            return;
+        }
+        if instance.draining() {
+            // It has nothing left to drain for.
+            if is_over(&status) {
+                self.begin_deletion(key, now);
+            }
             if status == InstanceStatus::Undeployed {
                 self.finish_deletion(key);
             }

@@ -80,12 +80,17 @@ impl Cluster {
             }
             FromRoot::Desired { placements } => self.on_desired(placements, now),
             FromRoot::Deploy(placement) => self.deploy(*placement, now),
-            FromRoot::Undeploy { key, job_name: _, generation } => {
-                self.undeploy(key, generation, now);
+            FromRoot::Undeploy { key, job_name: _, generation, drain_only_if_dialled } => {
+                self.undeploy(key, generation, drain_only_if_dialled, now);
             }
             FromRoot::Subnet { worker_id, result } => self.on_subnet_result(&worker_id, result),
             FromRoot::TableAnswer { request_id, answer } => {
                 self.on_root_answer(request_id, answer, now);
+            }
+            FromRoot::ServiceChanged { job_name, load, .. }
+                if !load.is_empty() && self.services.contains_key(&job_name) =>
+            {
+                self.on_foreign_load(&job_name, &load);
             }
             FromRoot::ServiceChanged { job_name, .. } => self.on_service_changed(&job_name, now),
             FromRoot::Peers { peers } => self.on_foreign_peers(peers),
@@ -122,7 +127,7 @@ impl Cluster {
         let unwanted: Vec<InstanceKey> =
             self.instances.keys().filter(|key| !wanted.contains(key)).cloned().collect();
         for key in unwanted {
-            self.begin_deletion(&key, now);
+            self.begin_drain(&key, now);
         }
         for placement in placements {
             self.deploy(placement, now);

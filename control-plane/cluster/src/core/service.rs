@@ -4,7 +4,7 @@
 //! the cluster knows the place better, so an answer is the root's word with our own laid over it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -26,7 +26,13 @@ pub struct Service {
     pub interested: BTreeSet<String>,
     /// What workers were last told of, to notice changes.
     #[serde(skip)]
-    announced: Vec<InstanceEntry>,
+    announced: (Vec<ServiceAddress>, Vec<InstanceEntry>),
+    /// Percent of one CPU, by number, of instances of other clusters.
+    #[serde(skip)]
+    pub(super) foreign_load: BTreeMap<u32, f32>,
+    /// What workers were last told that instances use, and when.
+    #[serde(skip)]
+    pub(super) loads_told: BTreeMap<u32, (f32, Time)>,
 }
 
 impl Cluster {
@@ -36,11 +42,19 @@ impl Cluster {
         Some(TableAnswer {
             app_name: job_name.to_owned(),
             query_key: query_key.to_owned(),
-            instance_list: self.entries(job_name, service),
+            instance_list: self
+                .entries(job_name, service)
+                .into_iter()
+                .map(|entry| InstanceEntry {
+                    cpu_percent: self.load_of(job_name, service, entry.instance_number),
+                    ..entry
+                })
+                .collect(),
             service_ip: service.answer.service_ip.clone(),
         })
     }
 
+    /// Every instance, without what it uses.
     fn entries(&self, job_name: &str, service: &Service) -> Vec<InstanceEntry> {
         let ours = |number| {
             let key = self.numbers.get(job_name)?.get(&number)?;
@@ -64,7 +78,10 @@ impl Cluster {
         let listed = |n| service.answer.instance_list.iter().any(|e| e.instance_number == n);
         let numbers = self.numbers.get(job_name).into_iter().flatten();
         numbers
-            .filter(|(_, key)| self.instances.get(key).is_some_and(|i| i.dialable().is_some()))
+            .filter(|(_, key)| {
+                let instance = self.instances.get(key);
+                instance.is_some_and(|i| i.dialable().is_some() && !i.draining())
+            })
             .all(|(number, _)| listed(*number))
     }
 
@@ -101,7 +118,18 @@ impl Cluster {
             });
             answer.instance_list.extend(kept.cloned());
         }
+        // What instances use is not of the lasting kind.
+        let load: BTreeMap<u32, f32> = answer
+            .instance_list
+            .iter_mut()
+            .filter_map(|entry| Some((entry.instance_number, entry.cpu_percent.take()?)))
+            .collect();
+        let job_name = answer.app_name.clone();
         self.replace_answer(answer);
+        if let Some(service) = self.services.get_mut(&job_name) {
+            service.foreign_load = load;
+            self.loads_changed.insert(job_name);
+        }
     }
 
     fn replace_answer(&mut self, answer: TableAnswer) {
@@ -197,12 +225,14 @@ impl Cluster {
         for job_name in std::mem::take(&mut self.touched.answers) {
             let Some(service) = self.services.get(&job_name) else { continue };
             let entries = self.entries(&job_name, service);
-            if entries == service.announced {
+            let (addresses_before, before) = &service.announced;
+            if entries == *before && service.answer.service_ip == *addresses_before {
                 continue;
             }
-            let gained = entries
-                .iter()
-                .any(|e| !e.namespace_ip.is_empty() && !service.announced.contains(e));
+            let new = |e: &InstanceEntry| {
+                !e.namespace_ip.is_empty() && !e.draining && !before.contains(e)
+            };
+            let gained = entries.iter().any(new) || entries == *before;
             let change = if gained { UpdateKind::Deployment } else { UpdateKind::Undeployment };
             let message = Message::Updates { job_name: job_name.clone(), change };
             self.effects.push(Effect::Mqtt(message));
@@ -214,7 +244,7 @@ impl Cluster {
         let Some(service) = self.services.get(job_name) else { return };
         let entries = self.entries(job_name, service);
         if let Some(service) = self.services.get_mut(job_name) {
-            service.announced = entries;
+            service.announced = (service.answer.service_ip.clone(), entries);
         }
     }
 
@@ -234,6 +264,8 @@ fn overlay(entry: &InstanceEntry, instance: &Instance) -> InstanceEntry {
         host_ip: at.map(|at| at.host_ip.clone()).unwrap_or_default(),
         host_port: at.map(|at| at.host_port).unwrap_or_default(),
         service_ip: entry.service_ip.clone(),
+        draining: entry.draining || instance.draining(),
+        cpu_percent: None,
     }
 }
 

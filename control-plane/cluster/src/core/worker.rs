@@ -1,7 +1,7 @@
 //! The workers: who they are, when they were last heard, how much room they have.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use xylem_types::{
     mqtt::{ControlError, Peer, PeerKind, TunnelEndpoint},
     node::Node,
+    port::node_ports,
     session::WorkerRoom,
 };
 
@@ -57,6 +58,8 @@ pub(super) struct Live {
     /// When it last listed its instances.
     pub(super) resources_at: Option<Time>,
     pub(super) peers_sent: Option<Vec<Peer>>,
+    /// When the peers were sent again because the worker had asked.
+    pub(super) peers_repeated_at: Option<Time>,
     /// It waits for a subnet.
     pub(super) subnet_wanted: bool,
 }
@@ -338,6 +341,7 @@ impl Room {
             total_vcpus: f64::from(node.vcpus),
             total_memory,
             instances: 0,
+            node_ports: BTreeSet::new(),
             cpu_percent: node.cpu_percent,
             memory_percent: node.memory_percent,
             architecture: node.architecture.clone(),
@@ -354,6 +358,7 @@ impl Room {
         self.left.free_memory -= memory;
         self.left.free_vgpus = self.left.free_vgpus.saturating_sub(instance.placement.vgpus);
         self.left.instances += 1;
+        self.left.node_ports.extend(node_ports(&command.port));
         // One that runs has its memory, so what is available no longer includes it.
         if instance.live.running_since.is_none() {
             self.available -= memory;

@@ -61,6 +61,13 @@ impl World {
         Self::populate(root, cluster, workers).await
     }
 
+    /// One where what is stopped drains: long enough for a busy machine to look at it.
+    async fn draining(workers: usize) -> Self {
+        let root = FakeRoot::start().await;
+        let cluster = Cluster::with_grace(root.url(), 4.0).await;
+        Self::populate(root, cluster, workers).await
+    }
+
     async fn populate(root: FakeRoot, cluster: Cluster, workers: usize) -> Self {
         let mut world = Self { root, cluster, workers: Vec::new() };
         for i in 0..workers {

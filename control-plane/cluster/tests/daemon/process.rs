@@ -21,6 +21,7 @@ pub(crate) struct Cluster {
     root_url: String,
     mqtt_url: Option<String>,
     silence_secs: f64,
+    drain_secs: f64,
     pub(crate) http_port: u16,
     pub(crate) mqtt_port: u16,
     child: Option<Child>,
@@ -39,6 +40,13 @@ impl Cluster {
         Self::launch(cluster).await
     }
 
+    /// One that gives instances time to end their flows, which others do not.
+    pub(crate) async fn with_grace(root_url: String, drain_secs: f64) -> Self {
+        let mut cluster = Self::new(root_url);
+        cluster.drain_secs = drain_secs;
+        Self::launch(cluster).await
+    }
+
     pub(crate) async fn with_broker(root_url: String, mqtt_port: u16) -> Self {
         let mut cluster = Self::new(root_url);
         cluster.mqtt_url = Some(format!("mqtt://127.0.0.1:{mqtt_port}"));
@@ -52,6 +60,7 @@ impl Cluster {
             root_url,
             mqtt_url: None,
             silence_secs: 5.0,
+            drain_secs: 0.0,
             http_port: free_port(),
             mqtt_port: free_port(),
             child: None,
@@ -88,6 +97,7 @@ impl Cluster {
         command
             .args(["--name", "edge", "--location", "here"])
             .args(["--worker-silence-secs", &self.silence_secs.to_string()])
+            .args(["--drain-grace-secs", &self.drain_secs.to_string()])
             .args(["--root-url", &self.root_url])
             .args(["--listen", &format!("127.0.0.1:{http_port}")])
             .args(["--mqtt-listen", &format!("127.0.0.1:{mqtt_port}")])

@@ -256,6 +256,7 @@ impl Known {
                         service.clone(),
                         address(IpType::Instance, 100 + u8::try_from(number).unwrap()),
                     ],
+                    ..InstanceEntry::default()
                 })
                 .collect(),
             service_ip: vec![service],

@@ -1,7 +1,8 @@
 //! The ordinary course of things.
 
 use xylem_types::{
-    mqtt::{InterestRemove, TableQuery, topic},
+    load::{InstanceLoad, Loads, ServiceLoad},
+    mqtt::{InterestRemove, PeersRequest, TableQuery, TunnelEndpoint, topic},
     session::{FromCluster, FromRoot, InstanceKey},
 };
 
@@ -59,6 +60,58 @@ async fn workers_know_one_another_before_they_meet() {
         .await;
 }
 
+fn undeploy(key: InstanceKey) -> FromRoot {
+    FromRoot::Undeploy { key, job_name: WEB.into(), generation: 1, drain_only_if_dialled: false }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_drains_through_a_crash_of_the_cluster_and_then_stops() {
+    let mut world = World::draining(2).await;
+    world.root.deploy(web(0, 1));
+    let on = world.running(0, 1).await;
+    let updates = topic::updates_available(WEB);
+    let other = &world.workers[1 - on];
+    other.ask(WEB).await;
+    let before = other.told(&updates);
+    world.root.send(undeploy(InstanceKey { job_id: "job-web".into(), instance_number: 0 }));
+    eventually("who asked hears of it", || (other.told(&updates) > before).then_some(())).await;
+    assert!(other.ask(WEB).await.instance_list[0].draining);
+
+    world.root.want(vec![]);
+    world.cluster.kill();
+    world.cluster.start_again().await;
+    let other = &world.workers[1 - on];
+    let entry = other.ask(WEB).await.instance_list.remove(0);
+    assert!(entry.draining && !entry.namespace_ip.is_empty(), "{entry:?}");
+    assert_eq!(world.workers[on].generation(0), Some(1), "it runs on");
+    assert_eq!(world.workers[on].told(&topic::control_delete(&world.workers[on].id)), 0);
+    eventually("it is stopped", || world.workers[on].generation(0).is_none().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_told_what_instances_use_and_who_sends() {
+    let world = World::new(2).await;
+    world.root.deploy(web(0, 1));
+    let on = world.running(0, 1).await;
+    let other = &world.workers[1 - on];
+    other.ask(WEB).await;
+    let loads: Loads =
+        eventually("it is told of the load", || other.last(&topic::load(&other.id))).await;
+    let instances = vec![InstanceLoad { instance_number: 0, cpu_percent: 1.5 }];
+    assert_eq!(loads.services, [ServiceLoad { app_name: WEB.into(), instances }]);
+    eventually_so("an answer has it as well", async || {
+        other.ask(WEB).await.instance_list[0].cpu_percent.filter(|cpu| *cpu == 1.5)
+    })
+    .await;
+
+    let peers = topic::peers(&other.id);
+    eventually("it knows its peers", || (other.peers().len() == 1).then_some(())).await;
+    let before = other.told(&peers);
+    let sender = TunnelEndpoint { host_ip: [127, 0, 0, 1].into(), host_port: 50103 };
+    other.say(&topic::peers_request(&other.id), &PeersRequest { sender }).await;
+    eventually("it is told again", || (other.told(&peers) > before).then_some(())).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn those_who_asked_hear_of_changes_until_they_no_longer_care() {
     let world = World::new(2).await;
@@ -82,8 +135,7 @@ async fn those_who_asked_hear_of_changes_until_they_no_longer_care() {
 
     for number in 0..2 {
         let key = InstanceKey { job_id: "job-web".into(), instance_number: number };
-        let order = FromRoot::Undeploy { key, job_name: WEB.into(), generation: 1 };
-        world.root.send(order);
+        world.root.send(undeploy(key));
         eventually("the instance is gone", || {
             world.root.observed(number).filter(|o| o.status.as_str() == "UNDEPLOYED")
         })

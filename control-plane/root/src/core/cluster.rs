@@ -180,6 +180,7 @@ impl State {
     /// What time alone brings about.
     pub(crate) fn tick(&mut self, now: Moment) {
         self.move_unconfirmed(now);
+        self.tell_loads(now);
     }
 
     /// Since when the cluster has been away; since the start when it never was here.

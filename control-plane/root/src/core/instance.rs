@@ -26,6 +26,9 @@ pub(crate) struct Instance {
     pub(crate) cluster_id: Option<String>,
     /// A tombstone: shall not run, and is forgotten once the cluster has confirmed that.
     pub(crate) removing: bool,
+    /// It could be dialled when it became a tombstone, and may have flows until it is gone.
+    #[serde(default)]
+    pub(crate) draining: bool,
     pub(crate) instance_ip: Ipv4Addr,
     pub(crate) instance_ip_v6: Ipv6Addr,
     pub(crate) site: Site,
@@ -43,6 +46,18 @@ pub(crate) struct Site {
     pub(crate) namespace_ip: Option<Ipv4Addr>,
     pub(crate) namespace_ip_v6: Option<Ipv6Addr>,
 }
+
+/// Whether an instance that is removed shall get time to end its flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    Always,
+    /// All instances of the service go: there is no other for its flows to go to, and when nobody
+    /// dials it, nobody to wait for.
+    OnlyIfDialled,
+}
+
+/// Shown of a tombstone until its cluster says more.
+const NOT_CONFIRMED: &str = "waiting until its cluster confirms that it is gone";
 
 impl From<&Observed> for Site {
     fn from(observed: &Observed) -> Self {
@@ -128,6 +143,7 @@ impl State {
             status_detail: String::new(),
             cluster_id: None,
             removing: false,
+            draining: false,
             instance_ip: addresses.v4,
             instance_ip_v6: addresses.v6,
             site: Site::default(),
@@ -148,24 +164,27 @@ impl State {
         now: Moment,
     ) -> Result<(), Refusal> {
         self.service(caller, job_id)?;
-        let keys = match number {
-            None => self.keys_of(job_id),
-            Some(instance_number) => {
-                let key = InstanceKey { job_id: job_id.to_owned(), instance_number };
-                if !self.instances.contains(&key) {
-                    return Err(Refusal::not_found("instance", &instance_number.to_string()));
-                }
-                vec![key]
-            }
+        let Some(instance_number) = number else {
+            self.undeploy_all(job_id, now);
+            return Ok(());
         };
-        for key in keys {
-            self.undeploy(&key, now);
+        let key = InstanceKey { job_id: job_id.to_owned(), instance_number };
+        if !self.instances.contains(&key) {
+            return Err(Refusal::not_found("instance", &instance_number.to_string()));
         }
+        self.undeploy(&key, Drain::Always, now);
         Ok(())
     }
 
+    /// Removes every instance of the service.
+    pub(crate) fn undeploy_all(&mut self, job_id: &str, now: Moment) {
+        for key in self.keys_of(job_id) {
+            self.undeploy(&key, Drain::OnlyIfDialled, now);
+        }
+    }
+
     /// Turns the instance into a tombstone, or forgets it at once when no cluster has it.
-    pub(crate) fn undeploy(&mut self, key: &InstanceKey, now: Moment) {
+    fn undeploy(&mut self, key: &InstanceKey, drain: Drain, now: Moment) {
         let Some(mut instance) = self.instances.get(key).cloned() else { return };
         let Some(cluster_id) = instance.cluster_id.clone() else {
             self.forget(key);
@@ -174,16 +193,27 @@ impl State {
         let before = self.entry(key);
         if !instance.removing {
             instance.removing = true;
+            instance.draining = before.is_some();
             instance.status = InstanceStatus::Undeployed;
-            instance.status_detail =
-                "waiting until its cluster confirms that it is gone".to_owned();
+            instance.status_detail = NOT_CONFIRMED.to_owned();
             instance.modified = now.wall;
             self.instances.put(key.clone(), instance.clone());
         }
-        self.send_undeploy(&cluster_id, key, instance.generation);
+        let only_here =
+            self.interested_in(&instance.job_name).iter().all(|other| *other == cluster_id);
+        self.send(
+            &cluster_id,
+            FromRoot::Undeploy {
+                key: key.clone(),
+                job_name: instance.job_name,
+                generation: instance.generation,
+                drain_only_if_dialled: drain == Drain::OnlyIfDialled && only_here,
+            },
+        );
         self.announce(key, before);
     }
 
+    /// A copy that nobody should have any more.
     pub(crate) fn send_undeploy(
         &mut self,
         cluster_id: &str,
@@ -191,7 +221,10 @@ impl State {
         generation: Generation,
     ) {
         let job_name = self.instances.get(key).map(|i| i.job_name.clone()).unwrap_or_default();
-        self.send(cluster_id, FromRoot::Undeploy { key: key.clone(), job_name, generation });
+        let key = key.clone();
+        let message =
+            FromRoot::Undeploy { key, job_name, generation, drain_only_if_dialled: false };
+        self.send(cluster_id, message);
     }
 
     /// The instance is gone for good.
@@ -200,6 +233,7 @@ impl State {
         let Some(instance) = self.instances.remove(key) else { return };
         self.ipam.release_instance(key, instance.addresses());
         self.usage.remove(key);
+        self.loads.forget(key);
         self.refusals.remove(key);
         if let Some(live) = instance.cluster_id.and_then(|id| self.live.get_mut(&id)) {
             live.unsettled.remove(key);
@@ -208,6 +242,7 @@ impl State {
         if before.is_some() {
             self.notify(&instance.job_name, UpdateKind::Undeployment);
         }
+        self.forget_interests_in_what_is_gone(&instance.job_name);
     }
 
     pub(crate) fn instances_of(

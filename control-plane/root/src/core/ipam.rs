@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::Ipv6Net;
 use xylem_types::{
     address::{
-        INSTANCE_RANGE_V6, NAMESPACE_RANGE, NAMESPACE_RANGE_V6, ROUND_ROBIN_RANGE_V6,
-        SERVICE_RANGE, WORKER_SUBNET_PREFIX, WORKER_SUBNET_PREFIX_V6,
+        NAMESPACE_RANGE, NAMESPACE_RANGE_V6, SERVICE_RANGE, WORKER_SUBNET_PREFIX,
+        WORKER_SUBNET_PREFIX_V6,
     },
+    mqtt::{IpType, ServiceAddress},
     session::InstanceKey,
-    sla::{Addresses, FieldError},
+    sla::{Addresses, FieldError, WantedAddress},
 };
 
 use super::{
@@ -43,7 +44,8 @@ pub(crate) struct AddressPair {
 pub(crate) struct Ipam {
     /// Service IPs and instance IPs.
     pub(crate) service: Pool,
-    pub(crate) round_robin_v6: Pool,
+    /// IPv6 service IPs by policy, in the order of [`IpType::CHOOSING`].
+    pub(crate) service_v6: [Pool; 4],
     pub(crate) instance_v6: Pool,
     /// By number of the subnet, from 0.
     pub(crate) subnets: Pool,
@@ -53,7 +55,8 @@ pub(crate) struct Ipam {
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     pub(crate) service: Rows<u128, Lease>,
-    pub(crate) round_robin_v6: Rows<u128, Lease>,
+    /// In the order of [`IpType::CHOOSING`].
+    pub(crate) service_v6: [Rows<u128, Lease>; 4],
     pub(crate) instance_v6: Rows<u128, Lease>,
     pub(crate) subnets: Rows<u128, Lease>,
 }
@@ -66,10 +69,12 @@ impl Ipam {
             let first = bits(range.network().into()) + 1;
             Pool::new(first, first + CHOSEN_V6 - 1, rows)
         };
+        let mut of_services = leases.service_v6.into_iter();
         Self {
             service: Pool::new(service.0, service.1, leases.service),
-            round_robin_v6: v6(ROUND_ROBIN_RANGE_V6, leases.round_robin_v6),
-            instance_v6: v6(INSTANCE_RANGE_V6, leases.instance_v6),
+            service_v6: IpType::CHOOSING
+                .map(|policy| v6(policy.range_v6(), of_services.next().unwrap_or_default())),
+            instance_v6: v6(IpType::Instance.range_v6(), leases.instance_v6),
             subnets: Pool::new(0, SUBNETS - 1, leases.subnets),
         }
     }
@@ -99,47 +104,86 @@ impl Ipam {
         }
     }
 
-    /// Round-robin service IPs: what the user asked for, the rest chosen. `field` is the path of
+    /// Gives the service those service IPs that its user wants. `field` is the path of
     /// `addresses` in the user's SLA.
-    pub(crate) fn service(
+    ///
+    /// # Errors
+    /// Every one that another has.
+    pub(crate) fn claim(
         &mut self,
         job_id: &str,
         wanted: &Addresses,
         field: &str,
-    ) -> Result<AddressPair, Refusal> {
-        let owner = Owner::Service(job_id.to_owned());
-        let taken = |name: &str, ip: IpAddr| {
-            Refusal::Invalid(vec![FieldError::new(
-                format!("{field}.{name}"),
-                format!("{ip} is taken; choose another, or leave it out to get a free one"),
-            )])
-        };
-        let v4 = match wanted.rr_ip {
-            Some(ip) => {
-                self.service
-                    .claim(bits(ip.into()), owner.clone())
-                    .map_err(|_| taken("rr_ip", ip.into()))?;
-                ip
+    ) -> Result<Vec<ServiceAddress>, Refusal> {
+        let mut claimed = Vec::new();
+        let mut taken = Vec::new();
+        for wanted in wanted.by_policy() {
+            let got = self.claim_free(job_id, wanted);
+            let v4 = wanted.v4.1.filter(|_| got.address.is_none()).map(IpAddr::V4);
+            let v6 = wanted.v6.1.filter(|_| got.address_v6.is_none()).map(IpAddr::V6);
+            for (name, refused) in [(wanted.v4.0, v4), (wanted.v6.0, v6)] {
+                let Some(ip) = refused else { continue };
+                let reason =
+                    format!("{ip} is taken; choose another, or leave it out to get a free one");
+                taken.push(FieldError::new(format!("{field}.{name}"), reason));
             }
-            None => self.next_service_ip(owner.clone())?,
-        };
-        let v6 = match wanted.rr_ip_v6 {
-            Some(ip) => {
-                self.round_robin_v6
-                    .claim(bits(ip.into()), owner)
-                    .map_err(|_| taken("rr_ip_v6", ip.into()))?;
-                ip
-            }
-            None => next_v6(&mut self.round_robin_v6, owner, "IPv6 service IPs")?,
-        };
-        Ok(AddressPair { v4, v6 })
+            claimed.push(got);
+        }
+        if taken.is_empty() { Ok(claimed) } else { Err(Refusal::Invalid(taken)) }
     }
 
-    pub(crate) fn release_service(&mut self, job_id: &str, v4: Ipv4Addr, v6: Option<Ipv6Addr>) {
+    /// Gives the service those of the wanted addresses that nobody has.
+    pub(crate) fn claim_free(&mut self, job_id: &str, wanted: WantedAddress) -> ServiceAddress {
         let owner = Owner::Service(job_id.to_owned());
-        self.service.release(bits(v4.into()), &owner);
-        if let Some(v6) = v6 {
-            self.round_robin_v6.release(bits(v6.into()), &owner);
+        let place = IpType::CHOOSING.iter().position(|policy| *policy == wanted.policy);
+        let mut v6_pool = place.map(|place| &mut self.service_v6[place]);
+        ServiceAddress {
+            ip_type: wanted.policy,
+            address: wanted
+                .v4
+                .1
+                .filter(|ip| self.service.claim(bits((*ip).into()), owner.clone()).is_ok()),
+            address_v6: wanted.v6.1.filter(|ip| {
+                let pool = v6_pool.as_mut();
+                pool.is_some_and(|pool| pool.claim(bits((*ip).into()), owner.clone()).is_ok())
+            }),
+        }
+    }
+
+    /// One service IP a policy and family: those that the service has, the rest chosen.
+    pub(crate) fn complete(
+        &mut self,
+        job_id: &str,
+        has: &[ServiceAddress],
+    ) -> Result<Vec<ServiceAddress>, Refusal> {
+        let owner = Owner::Service(job_id.to_owned());
+        let mut complete = Vec::with_capacity(IpType::CHOOSING.len());
+        for (place, ip_type) in IpType::CHOOSING.into_iter().enumerate() {
+            let known = has.iter().find(|address| address.ip_type == ip_type);
+            let v4 = match known.and_then(|known| known.address) {
+                Some(ip) => ip,
+                None => self.next_service_ip(owner.clone())?,
+            };
+            let v6 = match known.and_then(|known| known.address_v6) {
+                Some(ip) => ip,
+                None => next_v6(&mut self.service_v6[place], owner.clone(), "IPv6 service IPs")?,
+            };
+            complete.push(ServiceAddress { ip_type, address: Some(v4), address_v6: Some(v6) });
+        }
+        Ok(complete)
+    }
+
+    pub(crate) fn release_service(&mut self, job_id: &str, addresses: &[ServiceAddress]) {
+        let owner = Owner::Service(job_id.to_owned());
+        for address in addresses {
+            if let Some(v4) = address.address {
+                self.service.release(bits(v4.into()), &owner);
+            }
+            if let Some(v6) = address.address_v6 {
+                for pool in &mut self.service_v6 {
+                    pool.release(bits(v6.into()), &owner);
+                }
+            }
         }
     }
 
@@ -161,9 +205,11 @@ impl Ipam {
         let number = bits(ip);
         match ip {
             IpAddr::V4(_) => self.service.owner(number),
-            IpAddr::V6(_) => {
-                self.round_robin_v6.owner(number).or_else(|| self.instance_v6.owner(number))
-            }
+            IpAddr::V6(_) => self
+                .service_v6
+                .iter()
+                .chain([&self.instance_v6])
+                .find_map(|pool| pool.owner(number)),
         }
     }
 
@@ -175,8 +221,9 @@ impl Ipam {
             .map_err(|_| exhausted("service and instance IPs", all, "remove services or instances"))
     }
 
-    pub(crate) fn pools_mut(&mut self) -> [&mut Pool; 4] {
-        [&mut self.service, &mut self.round_robin_v6, &mut self.instance_v6, &mut self.subnets]
+    pub(crate) fn pools_mut(&mut self) -> impl Iterator<Item = &mut Pool> {
+        let others = [&mut self.service, &mut self.instance_v6, &mut self.subnets];
+        others.into_iter().chain(&mut self.service_v6)
     }
 }
 
@@ -244,14 +291,35 @@ mod tests {
     fn services_and_instances_share_one_range() {
         let mut ipam = Ipam::new(Leases::default());
         let wanted = Addresses { rr_ip: Some(Ipv4Addr::new(10, 30, 0, 2)), ..Addresses::default() };
-        let service = ipam.service("job", &wanted, "addresses").unwrap();
-        assert_eq!(service.v4, Ipv4Addr::new(10, 30, 0, 2));
-        assert_eq!(ipam.instance(&key(0)).unwrap().v4, Ipv4Addr::new(10, 30, 0, 1));
-        assert_eq!(ipam.instance(&key(1)).unwrap().v4, Ipv4Addr::new(10, 30, 0, 3));
-        assert_eq!(ipam.owner_of(service.v6.into()), Some(&Owner::Service("job".to_owned())));
-        let refused = ipam.service("other", &wanted, "applications[0].addresses").unwrap_err();
+        let claimed = ipam.claim("job", &wanted, "addresses").unwrap();
+        let service = ipam.complete("job", &claimed).unwrap();
+        let v4: Vec<_> = service.iter().map(|a| (a.ip_type, a.address.unwrap().octets())).collect();
+        assert_eq!(
+            v4,
+            [
+                (IpType::RoundRobin, [10, 30, 0, 2]),
+                (IpType::Closest, [10, 30, 0, 1]),
+                (IpType::Underutilized, [10, 30, 0, 3]),
+                (IpType::Affinity, [10, 30, 0, 4]),
+            ]
+        );
+        for address in &service {
+            let v6 = address.address_v6.unwrap();
+            assert!(address.ip_type.range_v6().contains(&v6), "{v6}");
+            for ip in [v6.into(), address.address.unwrap().into()] {
+                assert_eq!(ipam.owner_of(ip), Some(&Owner::Service("job".to_owned())));
+            }
+        }
+        assert_eq!(ipam.instance(&key(0)).unwrap().v4, Ipv4Addr::new(10, 30, 0, 5));
+        let refused = ipam.claim("other", &wanted, "applications[0].addresses").unwrap_err();
         let Refusal::Invalid(errors) = refused else { panic!("{refused:?}") };
         assert_eq!(errors[0].field, "applications[0].addresses.rr_ip");
+
+        ipam.release_service("job", &service);
+        for pool in ipam.pools_mut() {
+            assert!(pool.held() <= 1, "only the instance's");
+        }
+        assert_eq!(ipam.complete("next", &[]).unwrap().len(), 4);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use xylem_scheduler::{ClusterCandidate, RefusalKind, Request, rank_clusters};
 use xylem_types::{
     instance::InstanceStatus,
     job::Job,
+    port::node_ports,
     session::{FromRoot, InstanceKey, Observed},
 };
 
@@ -72,6 +73,7 @@ fn request_of(job: &Job) -> Request {
         vcpus: job.sla.vcpus.into(),
         memory: job.sla.memory,
         vgpus: job.sla.vgpus,
+        node_ports: node_ports(&job.sla.port),
         virtualization: job.sla.virtualization.clone(),
         architectures: job.sla.arch.clone(),
         csi_drivers: job.sla.volumes.iter().map(|volume| volume.csi_driver.clone()).collect(),

@@ -43,6 +43,9 @@ impl State {
                     self.send_undeploy(cluster_id, &key, observed.generation);
                     let generation = observed.generation;
                     self.instances.put(key, Instance { generation, ..instance });
+                } else if !observed.status_detail.is_empty() {
+                    let status_detail = observed.status_detail;
+                    self.instances.put(key, Instance { status_detail, ..instance });
                 }
             }
             InstanceStatus::Undeployed if instance.status == InstanceStatus::Completed => {
@@ -127,6 +130,7 @@ impl State {
         let key = observed.key.clone();
         let before = self.entry(&key);
         self.usage.entry(key.clone()).or_default().record(&observed, now.wall);
+        self.loads.changed(key.clone());
         if !matches!(observed.status, InstanceStatus::Requested | InstanceStatus::ClusterScheduled)
         {
             self.refusals.remove(&key);

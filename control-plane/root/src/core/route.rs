@@ -79,8 +79,16 @@ impl State {
         }
     }
 
-    /// The service is deleted: nobody can be interested in it.
-    pub(crate) fn forget_interests_in(&mut self, job_name: &str) {
+    /// The service may be deleted: once its last instance is gone as well, everybody who knows it
+    /// hears so, and nobody can be interested in it any more. Until then they keep what they know
+    /// and their flows to what drains.
+    pub(crate) fn forget_interests_in_what_is_gone(&mut self, job_name: &str) {
+        let exists = self.services.values().any(|job| job.job_name == job_name)
+            || self.instances.values().any(|instance| instance.job_name == job_name);
+        if exists {
+            return;
+        }
+        self.notify(job_name, UpdateKind::Undeployment);
         for cluster_id in self.interested_in(job_name) {
             self.remove_interest(&cluster_id, job_name.to_owned());
         }
@@ -98,8 +106,12 @@ impl State {
     /// Tells every interested cluster to ask again.
     pub(crate) fn notify(&mut self, job_name: &str, change: UpdateKind) {
         for cluster_id in self.interested_in(job_name) {
-            let job_name = job_name.to_owned();
-            self.send(&cluster_id, FromRoot::ServiceChanged { job_name, change });
+            let message = FromRoot::ServiceChanged {
+                job_name: job_name.to_owned(),
+                change,
+                load: Vec::new(),
+            };
+            self.send(&cluster_id, message);
         }
     }
 
@@ -112,14 +124,17 @@ impl State {
         self.peers_stale = true;
         let Some(instance) = self.instances.get(key) else { return };
         let job_name = instance.job_name.clone();
-        let change =
-            if after.is_some() { UpdateKind::Deployment } else { UpdateKind::Undeployment };
+        let open = after.is_some_and(|entry| !entry.draining);
+        let change = if open { UpdateKind::Deployment } else { UpdateKind::Undeployment };
         self.notify(&job_name, change);
     }
 
     /// The instance's line in the table: none unless its network is attached and it has not
     /// ended. It is there before the instance runs, since the first packet that it sends needs
-    /// its instance IP.
+    /// its instance IP, and until its cluster has confirmed that it is gone, since it may have
+    /// flows until then.
+    ///
+    /// Without its load, which changes all the time and is told on another way.
     pub(crate) fn entry(&self, key: &InstanceKey) -> Option<InstanceEntry> {
         let instance = self.instances.get(key)?;
         let job = self.services.get(&key.job_id)?;
@@ -133,23 +148,24 @@ impl State {
         );
         let site = &instance.site;
         let attached = site.namespace_ip.is_some() || site.namespace_ip_v6.is_some();
-        if !attached || !alive || instance.removing {
+        let there = if instance.removing { instance.draining } else { alive };
+        if !attached || !there {
             return None;
         }
+        let own = ServiceAddress {
+            ip_type: IpType::Instance,
+            address: Some(instance.instance_ip),
+            address_v6: Some(instance.instance_ip_v6),
+        };
         Some(InstanceEntry {
             instance_number: key.instance_number,
             namespace_ip: site.namespace_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             namespace_ip_v6: site.namespace_ip_v6.map(|ip| ip.to_string()).unwrap_or_default(),
             host_ip: site.host_ip.clone(),
             host_port: site.host_port,
-            service_ip: vec![
-                round_robin(job),
-                ServiceAddress {
-                    ip_type: IpType::Instance,
-                    address: Some(instance.instance_ip),
-                    address_v6: Some(instance.instance_ip_v6),
-                },
-            ],
+            service_ip: job.service_ip_list.iter().cloned().chain([own]).collect(),
+            draining: instance.draining,
+            cpu_percent: None,
         })
     }
 
@@ -159,9 +175,11 @@ impl State {
             query_key,
             instance_list: self
                 .instances_of(&job.id)
-                .filter_map(|(key, _)| self.entry(key))
+                .filter_map(|(key, _)| {
+                    Some(InstanceEntry { cpu_percent: self.cpu_of(key), ..self.entry(key)? })
+                })
                 .collect(),
-            service_ip: vec![round_robin(job)],
+            service_ip: job.service_ip_list.clone(),
         }
     }
 
@@ -183,13 +201,5 @@ impl State {
             self.interests.put(interest, Registered {});
             self.peers_stale = true;
         }
-    }
-}
-
-fn round_robin(job: &Job) -> ServiceAddress {
-    ServiceAddress {
-        ip_type: IpType::RoundRobin,
-        address: Some(job.rr_ip),
-        address_v6: job.rr_ip_v6,
     }
 }

@@ -2,8 +2,8 @@
 
 use xylem_types::{
     job::{Job, no_status},
-    mqtt::UpdateKind,
-    sla::{Addresses, CONTAINER_RUNTIME, Microservice, Sla},
+    mqtt::{IpType, ServiceAddress},
+    sla::{CONTAINER_RUNTIME, Microservice, Sla},
 };
 
 use super::{account::Caller, moment::Moment, refusal::Refusal, state::State};
@@ -46,11 +46,9 @@ impl State {
         let Some(mut application) = self.applications.get(application_id).cloned() else {
             return Err(Refusal::not_found("application", application_id));
         };
-        // Those that want an address get it before others are given one that is free.
-        let mut order: Vec<_> = services.iter().enumerate().collect();
-        order.sort_by_key(|(_, sla)| sla.addresses == Addresses::default());
-        let mut created = Vec::with_capacity(services.len());
-        for (i, sla) in order {
+        // Whoever wants an address gets it before others are given one that is free.
+        let mut claims = Vec::with_capacity(services.len());
+        for (i, sla) in services.iter().enumerate() {
             let job_name = format!(
                 "{}.{}.{}.{}",
                 application.application_name,
@@ -63,8 +61,13 @@ impl State {
             }
             let id = self.new_id(now);
             let addresses_field = format!("{field}.microservices[{i}].addresses");
-            let addresses = self.ipam.service(&id, &sla.addresses, &addresses_field)?;
-            let mut sla = sla.clone();
+            let claimed = self.ipam.claim(&id, &sla.addresses, &addresses_field)?;
+            claims.push((id, job_name, sla.clone(), claimed));
+        }
+        let mut created = Vec::with_capacity(services.len());
+        for (id, job_name, mut sla, claimed) in claims {
+            let addresses = self.ipam.complete(&id, &claimed)?;
+            let round_robin = addresses.iter().find(|a| a.ip_type == IpType::RoundRobin);
             sla.microservice_id.clone_from(&id);
             if sla.virtualization == "container" {
                 sla.virtualization = CONTAINER_RUNTIME.to_owned();
@@ -81,16 +84,17 @@ impl State {
                 image: sla.code.clone(),
                 status: no_status(),
                 status_detail: String::new(),
-                rr_ip: addresses.v4,
-                rr_ip_v6: Some(addresses.v6),
+                rr_ip: round_robin
+                    .and_then(|address| address.address)
+                    .expect("a complete list has every policy and family"),
+                rr_ip_v6: round_robin.and_then(|address| address.address_v6),
+                service_ip_list: addresses,
                 instance_list: Vec::new(),
                 sla,
             };
             self.services.put(id, job.clone());
-            created.push((i, job));
+            created.push(job);
         }
-        created.sort_by_key(|(i, _)| *i);
-        let created: Vec<_> = created.into_iter().map(|(_, job)| job).collect();
         application.microservices.extend(created.iter().map(|job| job.id.clone()));
         self.applications.put(application_id.to_owned(), application);
         Ok(created)
@@ -116,18 +120,54 @@ impl State {
         now: Moment,
     ) -> Result<(), Refusal> {
         let job = self.service(caller, id)?.clone();
-        for key in self.keys_of(id) {
-            self.undeploy(&key, now);
-        }
-        self.notify(&job.job_name, UpdateKind::Undeployment);
-        self.forget_interests_in(&job.job_name);
-        self.ipam.release_service(id, job.rr_ip, job.rr_ip_v6);
+        self.undeploy_all(id, now);
+        self.ipam.release_service(id, &job.service_ip_list);
         self.services.remove(id);
+        self.forget_interests_in_what_is_gone(&job.job_name);
         if let Some(mut application) = self.applications.get(&job.application_id).cloned() {
             application.microservices.retain(|service| service != id);
             self.applications.put(job.application_id, application);
         }
         Ok(())
+    }
+
+    /// Gives services that an older version has made the service IPs that they lack. Returns how
+    /// many there were.
+    ///
+    /// # Errors
+    /// No addresses are left; services before that one have theirs.
+    pub(crate) fn complete_addresses(&mut self) -> Result<usize, Refusal> {
+        let lacks = |job: &&Job| {
+            IpType::CHOOSING.into_iter().any(|policy| {
+                let has = job.service_ip_list.iter().find(|address| address.ip_type == policy);
+                has.is_none_or(|has| has.address.is_none() || has.address_v6.is_none())
+            })
+        };
+        let incomplete: Vec<Job> = self.services.values().filter(lacks).cloned().collect();
+        let count = incomplete.len();
+        for mut job in incomplete {
+            self.transaction(|state| {
+                let mut has = job.service_ip_list.clone();
+                if !has.iter().any(|address| address.ip_type == IpType::RoundRobin) {
+                    has.push(ServiceAddress {
+                        ip_type: IpType::RoundRobin,
+                        address: Some(job.rr_ip),
+                        address_v6: job.rr_ip_v6,
+                    });
+                }
+                for wanted in job.sla.addresses.by_policy() {
+                    if !has.iter().any(|address| address.ip_type == wanted.policy) {
+                        has.push(state.ipam.claim_free(&job.id, wanted));
+                    }
+                }
+                job.service_ip_list = state.ipam.complete(&job.id, &has)?;
+                let round_robin = &job.service_ip_list[0];
+                job.rr_ip_v6 = round_robin.address_v6;
+                state.services.put(job.id.clone(), job);
+                Ok::<_, Refusal>(())
+            })?;
+        }
+        Ok(count)
     }
 
     /// Workers know an instance by the service's name and its number. While instances of a

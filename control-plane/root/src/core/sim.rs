@@ -327,7 +327,7 @@ impl Sim {
             counters: copy(&state.counters),
             leases: Leases {
                 service: copy(&state.ipam.service.leases),
-                round_robin_v6: copy(&state.ipam.round_robin_v6.leases),
+                service_v6: state.ipam.service_v6.each_ref().map(|pool| copy(&pool.leases)),
                 instance_v6: copy(&state.ipam.instance_v6.leases),
                 subnets: copy(&state.ipam.subnets.leases),
             },
@@ -381,13 +381,16 @@ impl Sim {
     }
 
     fn check_addresses(&self) {
-        let services = self.state.services.values().map(|job| job.rr_ip);
+        let services = self.state.services.values().flat_map(|job| &job.service_ip_list);
+        let services = services.map(|address| address.address.unwrap());
         let instances = self.state.instances.values().map(|instance| instance.instance_ip);
         let all: Vec<_> = services.chain(instances).collect();
         let different: BTreeSet<_> = all.iter().collect();
         assert_eq!(different.len(), all.len(), "an address has two owners");
         assert_eq!(self.state.ipam.service.held(), all.len(), "an address leaked");
-        assert_eq!(self.state.ipam.round_robin_v6.held(), self.state.services.len());
+        for pool in &self.state.ipam.service_v6 {
+            assert_eq!(pool.held(), self.state.services.len());
+        }
         assert_eq!(self.state.ipam.instance_v6.held(), self.state.instances.len());
     }
 

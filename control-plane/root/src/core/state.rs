@@ -15,6 +15,7 @@ use super::{
     cluster::{KnownCluster, Live},
     instance::Instance,
     ipam::{Ipam, Leases},
+    load::Loads,
     moment::Moment,
     placement::Refusals,
     route::Interest,
@@ -83,6 +84,7 @@ pub(crate) struct State {
     /// Since when a cluster is not connected, by its id, on the monotonic clock.
     pub(crate) lost: BTreeMap<String, std::time::Duration>,
     pub(crate) usage: BTreeMap<InstanceKey, Usage>,
+    pub(crate) loads: Loads,
     pub(crate) refusals: BTreeMap<InstanceKey, Refusals>,
     pub(crate) outbox: Vec<Outgoing>,
     pub(crate) tally: Tally,
@@ -116,6 +118,7 @@ impl State {
             live: BTreeMap::new(),
             lost: BTreeMap::new(),
             usage: BTreeMap::new(),
+            loads: Loads::default(),
             refusals: BTreeMap::new(),
             outbox: Vec::new(),
             tally: Tally::default(),
@@ -166,7 +169,7 @@ impl State {
         self.workers.keep();
         self.interests.keep();
         self.counters.keep();
-        self.ipam.pools_mut().into_iter().for_each(|pool| pool.leases.keep());
+        self.ipam.pools_mut().for_each(|pool| pool.leases.keep());
     }
 
     fn roll_back(&mut self) {
@@ -178,7 +181,7 @@ impl State {
         self.workers.roll_back();
         self.interests.roll_back();
         self.counters.roll_back();
-        self.ipam.pools_mut().into_iter().for_each(|pool| pool.leases.roll_back());
+        self.ipam.pools_mut().for_each(|pool| pool.leases.roll_back());
     }
 }
 

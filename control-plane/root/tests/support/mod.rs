@@ -17,6 +17,7 @@ use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 use xylem_root::{Config, Root, RootError};
+use xylem_store::{Schema, Store, StoreError};
 use xylem_types::job::{Job, JobInstance};
 
 pub(crate) use cluster::{FakeCluster, observed, peer, room};
@@ -57,9 +58,24 @@ impl TestRoot {
 
     /// Ends and starts again, with the same store and address.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_after(|_| Ok(())).await
+    }
+
+    /// As [`Self::restart`], with the store changed in between.
+    pub(crate) async fn restart_after(
+        self,
+        change: impl FnOnce(&Store) -> Result<(), StoreError>,
+    ) -> Self {
         let Self { router, address, folder, shutdown, serving, .. } = self;
         drop((shutdown, router));
         serving.await.unwrap().unwrap();
+        let path = folder.path().join("root.redb");
+        let store = wait_for("the store to be free", async || {
+            Store::open(&path, Schema::new("root", 1)).ok()
+        })
+        .await;
+        change(&store).unwrap();
+        drop(store);
         Self::start_in(folder, address).await
     }
 
@@ -203,7 +219,6 @@ pub(crate) fn sla(application: &str, services: &[&str]) -> Value {
                 "cmd": ["nginx"],
                 "memory": 100,
                 "vcpus": 1,
-                "port": "8080:80",
                 "environment": ["A=b"],
             })
         })

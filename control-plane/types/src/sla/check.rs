@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Addresses, Microservice, fields::Fields};
-use crate::address::{
-    CLOSEST_RANGE_V6, ROUND_ROBIN_RANGE_V6, check_service_ip, check_service_ip_v6,
+use super::{Addresses, Microservice, WantedAddress, fields::Fields};
+use crate::{
+    address::{check_service_ip, check_service_ip_v6},
+    port::published,
 };
 
 /// Notes every object whose name and namespace an earlier one has.
@@ -34,8 +35,8 @@ pub(super) fn check_microservice(fields: &Fields<'_>, service: &Microservice) {
     if service.code.chars().any(|c| c.is_whitespace() || c.is_control()) {
         fields.problem("code", "must not contain white space");
     }
-    if let Err(reason) = check_ports(&service.port) {
-        fields.problem("port", reason);
+    if let Err(wrong) = published(&service.port) {
+        fields.problem("port", wrong.to_string());
     }
     for (i, variable) in service.environment.iter().enumerate() {
         if !matches!(variable.find('='), Some(1..)) || variable.contains('\0') {
@@ -61,27 +62,19 @@ pub(super) fn check_microservice(fields: &Fields<'_>, service: &Microservice) {
 }
 
 pub(super) fn check_addresses(fields: &Fields<'_>, addresses: &Addresses) {
-    let note = |name: &str, checked: Option<Result<(), String>>| {
-        if let Some(Err(reason)) = checked {
-            fields.problem(name, reason);
+    let mut seen = BTreeMap::new();
+    for WantedAddress { policy, v4: (v4_field, v4), v6: (v6_field, v6) } in addresses.by_policy() {
+        if let Some(Err(reason)) = v4.map(check_service_ip) {
+            fields.problem(v4_field, reason);
         }
-    };
-    note("rr_ip", addresses.rr_ip.map(check_service_ip));
-    note("closest_ip", addresses.closest_ip.map(check_service_ip));
-    let v6 = |ip: Option<_>, range| ip.map(|ip| check_service_ip_v6(ip, range));
-    note("rr_ip_v6", v6(addresses.rr_ip_v6, ROUND_ROBIN_RANGE_V6));
-    note("closest_ip_v6", v6(addresses.closest_ip_v6, CLOSEST_RANGE_V6));
-}
-
-/// `host:container[/proto];…`; a single port stands for both sides.
-fn check_ports(ports: &str) -> Result<(), String> {
-    for mapping in ports.split(';').map(str::trim).filter(|mapping| !mapping.is_empty()) {
-        let (pair, protocol) = mapping.split_once('/').unwrap_or((mapping, "tcp"));
-        let (host, container) = pair.split_once(':').unwrap_or((pair, pair));
-        let is_port = |text: &str| text.parse::<u16>().is_ok_and(|port| port != 0);
-        if !is_port(host) || !is_port(container) || !matches!(protocol, "tcp" | "udp") {
-            return Err(format!("{mapping:?} is not HOST:CONTAINER[/tcp|/udp]"));
+        if let Some(Err(reason)) = v6.map(|ip| check_service_ip_v6(ip, policy.range_v6())) {
+            fields.problem(v6_field, reason);
+        }
+        // Of IPv6 addresses, the ranges differ.
+        if let Some(ip) = v4
+            && let Some(other) = seen.insert(ip, v4_field)
+        {
+            fields.problem(v4_field, format!("{ip} is wanted as {other} already"));
         }
     }
-    Ok(())
 }

@@ -108,6 +108,10 @@ fn addresses(fields: &Fields<'_>) -> Addresses {
         rr_ip_v6: fields.address_v6("rr_ip_v6"),
         closest_ip: fields.address_v4("closest_ip"),
         closest_ip_v6: fields.address_v6("closest_ip_v6"),
+        underutilized_ip: fields.address_v4("underutilized_ip"),
+        underutilized_ip_v6: fields.address_v6("underutilized_ip_v6"),
+        affinity_ip: fields.address_v4("affinity_ip"),
+        affinity_ip_v6: fields.address_v6("affinity_ip_v6"),
         instances: fields
             .objects("instances")
             .iter()

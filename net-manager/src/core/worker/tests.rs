@@ -47,6 +47,7 @@ fn answer(query_key: &str, namespace_ip: &str, host_ip: &str) -> TableAnswer {
         host_ip: host_ip.into(),
         host_port: 50103,
         service_ip: vec![rr.clone(), service_address(IpType::Instance, "10.30.0.2")],
+        ..InstanceEntry::default()
     };
     TableAnswer {
         app_name: WEB.into(),

@@ -119,7 +119,11 @@ impl Scene {
                 let change = UpdateKind::Deployment;
                 let job_name = name(service);
                 if self.bench.cluster.root_listens() && self.interests.contains(&job_name) {
-                    self.bench.root_says(FromRoot::ServiceChanged { job_name, change });
+                    self.bench.root_says(FromRoot::ServiceChanged {
+                        job_name,
+                        change,
+                        load: vec![],
+                    });
                 }
             }
             Event::RootGone => {

@@ -1,8 +1,12 @@
 //! The core under scenarios and under arbitrary faults, with time and every message in hand.
 
+mod drain;
 mod interests;
+mod load;
 mod network;
+mod peers;
 mod placement;
+mod ports;
 mod simulation;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -323,7 +327,16 @@ fn key(number: u32) -> InstanceKey {
 }
 
 fn undeploy(number: u32, generation: u64) -> FromRoot {
-    FromRoot::Undeploy { key: key(number), job_name: WEB.into(), generation }
+    FromRoot::Undeploy {
+        key: key(number),
+        job_name: WEB.into(),
+        generation,
+        drain_only_if_dialled: false,
+    }
+}
+
+fn changed(change: UpdateKind) -> FromRoot {
+    FromRoot::ServiceChanged { job_name: WEB.into(), change, load: vec![] }
 }
 
 fn usage(job_name: &str, instance: u32, generation: u64) -> InstanceUsage {
@@ -373,6 +386,7 @@ fn web_answer(numbers: &[u32]) -> TableAnswer {
                     service.clone(),
                     address(IpType::Instance, 100 + u8::try_from(*n).unwrap()),
                 ],
+                ..InstanceEntry::default()
             })
             .collect(),
         service_ip: vec![service],

@@ -7,7 +7,7 @@ use xylem_types::{
 
 use super::*;
 
-fn by_name(name: &str) -> FromWorker {
+pub(super) fn by_name(name: &str) -> FromWorker {
     FromWorker::Query(TableQuery { sname: name.into(), sip: String::new() })
 }
 
@@ -15,7 +15,7 @@ fn by_ip(ip: &str) -> FromWorker {
     FromWorker::Query(TableQuery { sname: String::new(), sip: ip.into() })
 }
 
-fn ready(workers: &[&str]) -> Bench {
+pub(super) fn ready(workers: &[&str]) -> Bench {
     let mut bench = Bench::with_workers(workers);
     for (i, worker) in workers.iter().enumerate() {
         let i = u8::try_from(i).unwrap();
@@ -28,7 +28,7 @@ fn ready(workers: &[&str]) -> Bench {
 }
 
 /// Deploys instance `number`, and lets it run where it was placed. Returns the worker.
-fn run(bench: &mut Bench, number: u32, all: &[u32]) -> String {
+pub(super) fn run(bench: &mut Bench, number: u32, all: &[u32]) -> String {
     bench.deploy(web(number, 1));
     let others: Vec<u32> = all.iter().copied().filter(|n| *n != number).collect();
     bench.root_answers(&web_answer(&others));
@@ -160,10 +160,58 @@ fn own_services_are_answered_from_what_the_cluster_knows() {
         assert_eq!(answer.service_ip.len(), 1);
         assert_eq!(answer.instance_list[0].namespace_ip, "10.18.1.10");
         assert_eq!(answer.instance_list[0].host_ip, "192.0.2.1");
-        assert_eq!(answer.instance_list[0].service_ip.len(), 2);
+        let own = &answer.instance_list[0].service_ip;
+        assert!(matches!(own.as_slice(), [a] if a.ip_type == IpType::Instance), "{own:?}");
     }
     assert!(bench.queries().is_empty());
     assert!(["a", "b"].contains(&on.as_str()));
+}
+
+#[test]
+fn each_kind_of_worker_is_told_the_addresses_that_it_understands() {
+    let mut bench = ready(&["a"]);
+    bench.register("old");
+    let mut answer = web_answer(&[0]);
+    let round_robin = answer.service_ip[0].clone();
+    let others = [IpType::Closest, IpType::Underutilized, IpType::Affinity];
+    let all = [round_robin.clone()]
+        .into_iter()
+        .chain(others.map(|ip_type| ServiceAddress { ip_type, ..round_robin.clone() }));
+    answer.service_ip = all.clone().collect();
+    answer.instance_list[0].namespace_ip = "10.18.9.2".into();
+    answer.instance_list[0].service_ip.splice(0..1, all);
+    let kinds = |addresses: &[ServiceAddress]| -> Vec<IpType> {
+        addresses.iter().map(|address| address.ip_type).collect()
+    };
+    bench.says("a", by_name(WEB));
+    bench.says("old", by_name(WEB));
+    bench.root_answers(&answer);
+    let answers: BTreeMap<_, _> = bench.answers().into_iter().collect();
+    assert_eq!(kinds(&answers["a"].service_ip).len(), 4);
+    assert_eq!(kinds(&answers["a"].instance_list[0].service_ip), [IpType::Instance]);
+    // Oakestra's net manager reads them at the instance only.
+    assert_eq!(
+        kinds(&answers["old"].instance_list[0].service_ip),
+        [IpType::RoundRobin, IpType::Closest, IpType::Instance]
+    );
+}
+
+#[test]
+fn a_service_ip_that_a_service_gets_later_is_announced() {
+    let mut bench = ready(&["a"]);
+    bench.says("a", by_name(WEB));
+    bench.root_answers(&web_answer(&[]));
+    bench.root_says(changed(UpdateKind::Deployment));
+    let mut answer = web_answer(&[]);
+    answer.service_ip.push(ServiceAddress {
+        ip_type: IpType::Affinity,
+        address: Some([10, 30, 0, 9].into()),
+        address_v6: None,
+    });
+    bench.root_answers(&answer);
+    assert_eq!(bench.updates(), [UpdateKind::Deployment]);
+    bench.says("a", by_ip("10.30.0.9"));
+    assert_eq!(bench.answers().last().unwrap().1.app_name, WEB);
 }
 
 #[test]
@@ -206,7 +254,7 @@ fn the_root_forgets_an_instance_that_is_not_attached_and_we_do_not() {
     let on = run(&mut bench, 0, &[0]);
     bench.report(&on, 0, 1, xylem_types::instance::InstanceStatus::Dead);
     let change = UpdateKind::Undeployment;
-    bench.root_says(FromRoot::ServiceChanged { job_name: WEB.into(), change });
+    bench.root_says(changed(change));
     bench.root_answers(&web_answer(&[]));
     bench.pass(secs(2), &["a", "b"]);
     let (on, ..) = bench.deploys().remove(0);
@@ -224,7 +272,7 @@ fn a_service_that_is_no_more_is_forgotten_and_asked_for_anew() {
     bench.root_answers(&web_answer(&[0]));
     bench.answers();
     let change = UpdateKind::Undeployment;
-    bench.root_says(FromRoot::ServiceChanged { job_name: WEB.into(), change });
+    bench.root_says(changed(change));
     bench.root_answers(&TableAnswer::default());
     assert_eq!(bench.updates(), [UpdateKind::Undeployment]);
     assert!(bench.records.services.is_empty());
@@ -314,10 +362,10 @@ fn a_change_elsewhere_is_fetched_and_then_announced() {
     bench.root_answers(&web_answer(&[0]));
     bench.answers();
     let change = UpdateKind::Deployment;
-    bench.root_says(FromRoot::ServiceChanged { job_name: WEB.into(), change });
+    bench.root_says(changed(change));
     assert_eq!(bench.updates(), [], "not before there is something new to be told");
     // Another change while the answer is on its way.
-    bench.root_says(FromRoot::ServiceChanged { job_name: WEB.into(), change });
+    bench.root_says(changed(change));
     let mut answer = web_answer(&[0]);
     answer.instance_list[0].namespace_ip = "10.18.9.2".into();
     bench.root_answers(&answer);

@@ -223,6 +223,11 @@ impl Simulation {
                     copies.insert(number, (generation, InstanceStatus::Running));
                 }
                 let (generation, status) = copies[&number].clone();
+                if !self.engines[worker].cut {
+                    // Attached, so it drains before it is deleted.
+                    let event = net_event("DEPLOYED", number, "10.18.1.2");
+                    self.up.push_back((worker, FromWorker::Deployed(event)));
+                }
                 self.report(worker, number, generation, &status);
             }
             ToWorker::Delete(c) => {

@@ -1,0 +1,80 @@
+//! What the root no longer wants: given time to end its flows, then deleted.
+//!
+//! Whoever holds an interest is told first that the instance drains, and the delete command
+//! follows when the grace is over. The phase is durable and its beginning is not: after a restart
+//! of the cluster the grace begins anew, so that an instance drains for twice the time at most and
+//! is never forgotten.
+
+use xylem_types::{instance::Generation, session::InstanceKey};
+
+use super::{Cluster, Phase, Time, Worker};
+
+impl Cluster {
+    /// The root no longer wants this instance, if it is of this generation or an older one.
+    /// `only_if_dialled`: it need not drain when nobody dials the service.
+    pub(super) fn undeploy(
+        &mut self,
+        key: InstanceKey,
+        generation: Generation,
+        only_if_dialled: bool,
+        now: Time,
+    ) {
+        match self.instances.get(&key) {
+            None => self.report_gone(key, generation),
+            Some(instance) if instance.generation > generation => {
+                // The root does not know yet how far we are: tell, and let it decide again.
+                self.touched.instances.insert(key);
+            }
+            Some(instance) if only_if_dialled && !self.dialled(instance.job_name()) => {
+                self.begin_deletion(&key, now);
+            }
+            Some(_) => self.begin_drain(&key, now),
+        }
+    }
+
+    /// Lets the instance drain if it can have flows, else deletes it.
+    pub(super) fn begin_drain(&mut self, key: &InstanceKey, now: Time) {
+        let grace = self.settings.drain_grace;
+        let Some(instance) = self.instances.get(key) else { return };
+        if instance.unwanted() {
+            return;
+        }
+        let worker = instance.worker.as_ref().and_then(|id| self.workers.get(id));
+        let lost = worker.is_none_or(Worker::lost);
+        if grace.is_zero() || lost || instance.dialable().is_none() {
+            return self.begin_deletion(key, now);
+        }
+        let Some(instance) = self.instances.get_mut(key) else { return };
+        // It runs as before, so nothing else of it changes.
+        instance.phase = Phase::Draining;
+        instance.status_detail =
+            format!("draining, is stopped {} s after it began", grace.as_secs_f64());
+        instance.live.since = now;
+        tracing::info!(
+            instance.name = instance.job_name(),
+            instance.number = key.instance_number,
+            generation = instance.generation,
+            ?grace,
+            "instance drains",
+        );
+        let job_name = instance.job_name().to_owned();
+        self.touch(key, &job_name);
+    }
+
+    pub(super) fn review_draining(&mut self, key: &InstanceKey, now: Time) {
+        let Some(instance) = self.instances.get(key) else { return };
+        if now >= instance.live.since + self.settings.drain_grace {
+            self.begin_deletion(key, now);
+        }
+    }
+
+    /// Whether a worker that does not run the service holds an interest in it. Those that do run
+    /// it hold one in any case.
+    fn dialled(&self, job_name: &str) -> bool {
+        let numbers = self.numbers.get(job_name).into_iter().flatten();
+        let hosts: Vec<&str> =
+            numbers.filter_map(|(_, key)| self.instances.get(key)?.worker.as_deref()).collect();
+        let interested = self.services.get(job_name).into_iter().flat_map(|s| &s.interested);
+        interested.into_iter().any(|worker| !hosts.contains(&worker.as_str()))
+    }
+}
