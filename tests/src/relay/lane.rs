@@ -1,7 +1,8 @@
 //! One direction of a relay: what becomes of each packet, and when.
 //!
 //! Pure: time is an argument and chance comes from a seed. A packet's lot depends on the seed, its
-//! number and the faults in force, and on nothing that happened to packets before it.
+//! number among the marked and the faults in force, and on nothing that happened to packets before
+//! it.
 
 use std::{
     cmp::Reverse,
@@ -20,10 +21,10 @@ const QUEUE_MAX: usize = 8192;
 /// which is 0.
 const OUTER_LEN: usize = 28;
 
-/// What a line does to packets. The default is a line without faults.
+/// What a line does to packets. The default is a line without faults. Jitter, loss, copies and
+/// damage are for marked packets only.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Faults {
-    /// Of every packet.
     pub delay: Duration,
     /// Up to so much more, evenly distributed, so that packets overtake one another.
     pub jitter: Duration,
@@ -40,7 +41,7 @@ pub struct Faults {
     pub bytes_per_second: Option<u32>,
 }
 
-/// What became of the packets of one direction since the relay began.
+/// What became of the marked packets of one direction since the relay began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Came to the relay.
@@ -69,7 +70,9 @@ pub(super) struct Lane {
     /// When the line has sent what came before; for the rate.
     free_at: Option<Instant>,
     under_way: BinaryHeap<Reverse<Waiting>>,
-    /// Highest number of a packet that has left.
+    /// Packets that were ever queued.
+    queued: u64,
+    /// Highest number of a marked packet that has left.
     last_left: u64,
     errors: Allowance,
     counts: Counts,
@@ -79,12 +82,14 @@ pub(super) struct Lane {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Waiting {
     due: Instant,
-    number: u64,
+    order: u64,
+    /// Of a marked packet.
+    number: Option<u64>,
     packet: Vec<u8>,
 }
 
-/// All that chance has to say on a packet. Drawn for each, whether it is of use or not, so that
-/// other faults do not shift what happens to later packets.
+/// All that chance has to say on a marked packet. Drawn for each, whether it is of use or not, so
+/// that other faults do not shift what happens to later packets.
 struct Lot {
     loss: f64,
     duplication: f64,
@@ -102,6 +107,7 @@ impl Lane {
             is_cut: false,
             free_at: None,
             under_way: BinaryHeap::new(),
+            queued: 0,
             last_left: 0,
             errors: Allowance::default(),
             counts: Counts::default(),
@@ -124,8 +130,8 @@ impl Lane {
     /// Nothing passes any more, also what is under way.
     pub(super) fn cut(&mut self) {
         self.is_cut = true;
-        self.counts.cut += self.under_way.len() as u64;
-        self.under_way.clear();
+        let marked = self.under_way.drain().filter(|Reverse(waiting)| waiting.number.is_some());
+        self.counts.cut += marked.count() as u64;
     }
 
     pub(super) fn heal(&mut self) {
@@ -133,31 +139,44 @@ impl Lane {
     }
 
     /// Takes a packet, and returns the ICMP error for its sender if there is to be one.
-    pub(super) fn take(&mut self, mut packet: Vec<u8>, now: Instant) -> Option<Vec<u8>> {
-        self.counts.taken += 1;
-        let lot = self.draw();
+    pub(super) fn take(&mut self, packet: Vec<u8>, marked: bool, now: Instant) -> Option<Vec<u8>> {
+        self.counts.taken += u64::from(marked);
+        let lot = marked.then(|| self.draw());
         if self.is_cut {
-            self.counts.cut += 1;
+            self.counts.cut += u64::from(marked);
             return None;
         }
         if let Some(mtu) = self.faults.mtu.filter(|mtu| packet.len() > usize::from(*mtu)) {
-            self.counts.too_big += 1;
+            self.counts.too_big += u64::from(marked);
             return too_big::error(&packet, mtu).filter(|_| self.errors.spend(now));
         }
+        match lot {
+            Some(lot) => self.take_chance(packet, &lot, now),
+            None => {
+                let due = self.sent(packet.len(), now) + self.faults.delay;
+                self.queue(packet, due, None);
+            }
+        }
+        None
+    }
+
+    fn take_chance(&mut self, mut packet: Vec<u8>, lot: &Lot, now: Instant) {
         if lot.loss < self.faults.loss {
             self.counts.lost += 1;
-            return None;
+            return;
         }
-        let sent = self.sent(packet.len(), now);
+        let number = Some(self.counts.taken);
+        let earliest = self.sent(packet.len(), now) + self.faults.delay;
+        let due = |jitter| earliest + self.faults.jitter.mul_f64(jitter);
+        let (due, due_of_copy) = (due(lot.jitter), due(lot.jitter_of_copy));
         if lot.duplication < self.faults.duplication {
             self.counts.duplicated += 1;
-            self.queue(packet.clone(), sent, lot.jitter_of_copy);
+            self.queue(packet.clone(), due_of_copy, number);
         }
         if lot.corruption < self.faults.corruption && turn_bit(&mut packet, lot.bit) {
             self.counts.corrupted += 1;
         }
-        self.queue(packet, sent, lot.jitter);
-        None
+        self.queue(packet, due, number);
     }
 
     /// When the next packet leaves.
@@ -171,9 +190,11 @@ impl Lane {
             return None;
         }
         let Reverse(waiting) = self.under_way.pop()?;
-        self.counts.delivered += 1;
-        self.counts.reordered += u64::from(waiting.number < self.last_left);
-        self.last_left = self.last_left.max(waiting.number);
+        if let Some(number) = waiting.number {
+            self.counts.delivered += 1;
+            self.counts.reordered += u64::from(number < self.last_left);
+            self.last_left = self.last_left.max(number);
+        }
         Some(waiting.packet)
     }
 
@@ -187,13 +208,13 @@ impl Lane {
         start + time
     }
 
-    fn queue(&mut self, packet: Vec<u8>, sent: Instant, jitter: f64) {
+    fn queue(&mut self, packet: Vec<u8>, due: Instant, number: Option<u64>) {
         if self.under_way.len() >= QUEUE_MAX {
-            self.counts.overflowed += 1;
+            self.counts.overflowed += u64::from(number.is_some());
             return;
         }
-        let due = sent + self.faults.delay + self.faults.jitter.mul_f64(jitter);
-        self.under_way.push(Reverse(Waiting { due, number: self.counts.taken, packet }));
+        self.queued += 1;
+        self.under_way.push(Reverse(Waiting { due, order: self.queued, number, packet }));
     }
 
     fn draw(&mut self) -> Lot {
@@ -240,7 +261,7 @@ mod tests {
         for number in 0..packets + 1000 {
             let now = start + MS * number;
             if number < packets {
-                lane.take(packet(number), now);
+                lane.take(packet(number), true, now);
             }
             left.extend(std::iter::from_fn(|| lane.leave(now)).map(|packet| (now - start, packet)));
         }
@@ -267,6 +288,20 @@ mod tests {
         assert_ne!(run(7, faults, 500), run(8, faults, 500));
         let calm = Faults { loss: 0.3, ..Faults::default() };
         assert_eq!(numbers(run(7, faults, 500).0), numbers(run(7, calm, 500).0));
+    }
+
+    #[test]
+    fn chance_spares_what_is_not_marked_and_a_cut_does_not() {
+        let now = Instant::now();
+        let mut lane = Lane::new(1);
+        lane.set_faults(Faults { loss: 1.0, ..Faults::default() });
+        lane.take(packet(0), true, now);
+        lane.take(packet(1), false, now);
+        assert_eq!(lane.leave(now), Some(packet(1)));
+        lane.cut();
+        lane.take(packet(2), false, now);
+        assert_eq!(lane.leave(now), None);
+        assert_eq!(lane.counts(), Counts { taken: 1, lost: 1, ..Counts::default() });
     }
 
     #[test]
@@ -312,12 +347,12 @@ mod tests {
         let now = Instant::now();
         let mut lane = Lane::new(1);
         lane.set_faults(Faults { delay: MS, ..Faults::default() });
-        lane.take(packet(0), now);
+        lane.take(packet(0), true, now);
         lane.cut();
-        lane.take(packet(1), now);
+        lane.take(packet(1), true, now);
         assert_eq!(lane.leave(now + MS), None);
         lane.heal();
-        lane.take(packet(2), now);
+        lane.take(packet(2), true, now);
         assert_eq!(lane.leave(now + MS), Some(packet(2)));
         let counts = Counts { taken: 3, cut: 2, delivered: 1, ..Counts::default() };
         assert_eq!(lane.counts(), counts);
@@ -329,7 +364,7 @@ mod tests {
         let mut lane = Lane::new(1);
         lane.set_faults(Faults { delay: MS, ..Faults::default() });
         for number in 0..QUEUE_MAX as u32 + 5 {
-            lane.take(packet(number), now);
+            lane.take(packet(number), true, now);
         }
         assert_eq!(lane.counts().overflowed, 5);
     }

@@ -6,7 +6,8 @@
 //! but its faults. As on a line between machines, packets are cut to the MTU and have finished
 //! checksums.
 //!
-//! Chance comes from a seed: the n-th packet of a direction has the same lot in every run.
+//! Chance comes from a seed: the n-th packet of a direction has the same lot in every run. Who
+//! counts, and shares the line with others, marks his own: see [`Relay::mark`].
 
 mod lane;
 mod too_big;
@@ -66,7 +67,7 @@ impl Relay {
     /// # Errors
     /// If the kernel has no TUN interfaces or policy routing, or without `CAP_NET_ADMIN`.
     pub fn between(router: &Netns, ends: [Ipv4Addr; 2], seed: u64) -> Result<Self> {
-        let lanes = Arc::new(Mutex::new(Lanes { ends, lanes: lanes(seed) }));
+        let lanes = Arc::new(Mutex::new(Lanes { ends, is_marked: |_| true, lanes: lanes(seed) }));
         let (stopped, stop) = io::pipe().context("no pipe")?;
         let (ready, is_ready) = mpsc::channel();
         let shared = Arc::clone(&lanes);
@@ -83,6 +84,13 @@ impl Relay {
         let relay = Self { lanes, stop: Some(stop), thread: Some(thread), seed };
         is_ready.recv().context("the relay has ended")??;
         Ok(relay)
+    }
+
+    /// Says by their bytes, from the outer IP header on, which packets chance may hit and
+    /// [`Counts`] are of: all, until this was called. The others meet delay, rate, MTU and cuts
+    /// only.
+    pub fn mark(&self, is_marked: fn(&[u8]) -> bool) {
+        self.lanes().is_marked = is_marked;
     }
 
     /// Changes both directions, for the packets that come from now on.
@@ -160,6 +168,7 @@ impl Drop for Relay {
 #[derive(Debug)]
 struct Lanes {
     ends: [Ipv4Addr; 2],
+    is_marked: fn(&[u8]) -> bool,
     /// Forth and back.
     lanes: [Lane; 2],
 }
@@ -180,8 +189,9 @@ impl Lanes {
             Direction::Forth => Direction::Back,
             Direction::Back => Direction::Forth,
         };
-        if let Some(error) = self.of(direction).take(packet, now) {
-            self.of(opposite).take(error, now);
+        let marked = (self.is_marked)(&packet);
+        if let Some(error) = self.of(direction).take(packet, marked, now) {
+            self.of(opposite).take(error, false, now);
         }
     }
 
