@@ -70,6 +70,8 @@ pub fn cluster(name: &str, address: Ipv4Addr, state: &Path) -> Command {
     command.arg("--root-url").arg(format!("http://{address}:{ROOT_PORT}"));
     command.arg("--listen").arg(format!("{address}:{CLUSTER_PORT}"));
     command.arg("--mqtt-listen").arg(format!("{address}:{BROKER_PORT}"));
+    // Enough to be there, and little enough not to be waited for.
+    command.args(["--drain-grace-secs", "1"]);
     command.arg("--data-dir").arg(state);
     command
 }
