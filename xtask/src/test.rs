@@ -50,12 +50,18 @@ pub(crate) fn test(suite: Option<Suite>) -> Result<()> {
     for thing in &left {
         println!("left behind: {thing}");
     }
+    if let Err(error) = &within_budget {
+        println!("{error:#}");
+    }
     outcome?;
     if !left.is_empty() {
         bail!("all tests passed, but {} things are left behind (above)", left.len());
     }
+    if within_budget.is_err() {
+        bail!("all tests passed, but the kernel programs are not within their budget (above)");
+    }
     println!("all tests passed and nothing is left behind");
-    within_budget
+    Ok(())
 }
 
 fn selected(suite: Option<Suite>) -> Command {

@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{HashMap, IterableMap, Map, MapData};
 use net_common::{Flow, FlowKey};
-use net_maps::{PinnedMaps, layout_dir};
+use net_maps::layout_dir;
 use xylem_tests::load::ECHO_PORT;
 
 use crate::{
@@ -161,11 +161,10 @@ impl Table {
         ensure!(capacity >= wanted, "{} has room for {capacity}, not {wanted}", path.display());
 
         let ports = [client_port.to_be(), ECHO_PORT.to_be()];
-        let maps = PinnedMaps::open(root).context("no maps of a node")?;
         let is_ours = |(key, _): &(FlowKey, Flow)| {
             ports.contains(&key.local_port) && ports.contains(&key.remote_port)
         };
-        let templates: Vec<_> = maps.flows()?.into_iter().filter(is_ours).collect();
+        let templates: Vec<_> = map.iter().flatten().filter(is_ours).collect();
         if templates.len() != ENTRIES as usize {
             bail!("a connection has {} entries in {}", templates.len(), path.display());
         }

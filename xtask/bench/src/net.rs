@@ -64,10 +64,9 @@ pub(crate) fn measure(options: &Net, interrupt: &Interrupt) -> Result<()> {
             eprintln!("{told}");
         }
     }
-    if let Some(file) = &options.chart {
-        chart::draw(&rows, file)?;
-        eprintln!("a chart of it is in {}", file.display());
-    }
+    let file = options.chart();
+    chart::draw(&rows, &file)?;
+    eprintln!("a chart of it is in {}", file.display());
     eprintln!("measured in {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
 }

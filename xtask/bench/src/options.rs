@@ -38,7 +38,7 @@ pub(crate) enum Bench {
   cargo xtask bench net --rounds 3 --sides vxlan,xylem --only udp64,rr_p50 --services 10
   cargo xtask bench net --services 10,1000,10000 --only conn1,conn16
   cargo xtask bench net --sides xylem --only tcp1 --services 10 --flows
-  cargo xtask bench net --output json --chart target/bench.svg")]
+  cargo xtask bench net --output json --chart /tmp/bench.svg")]
 pub(crate) struct Net {
     /// How often every side is measured
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -65,9 +65,9 @@ pub(crate) struct Net {
     pub(crate) flows: Option<u32>,
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
-    /// Also draw the ratios to plain routing, as SVG
+    /// Where the ratios to plain routing are drawn, as SVG [default: target/bench-net.svg]
     #[arg(long, value_name = "FILE")]
-    pub(crate) chart: Option<PathBuf>,
+    chart: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -77,6 +77,11 @@ pub(crate) enum Output {
 }
 
 impl Net {
+    pub(crate) fn chart(&self) -> PathBuf {
+        let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench-net.svg");
+        self.chart.clone().unwrap_or_else(|| default.into())
+    }
+
     /// The figures to tell.
     pub(crate) fn metrics(&self) -> Vec<Metric> {
         match &self.only[..] {

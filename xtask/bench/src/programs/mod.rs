@@ -28,6 +28,15 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Times are nanoseconds of one run of a program.
+  repeated  a million runs on one packet, the mean. A run meets the packet as the one before left \
+it: translated packets have a second flow that translates them back, so that every run has all \
+the work to do.
+  single    one run on a fresh packet, 20,000 times, the median, less what the clock costs. Caches \
+are colder than in a flood: compare such figures with each other.
+  live      the kernel's account of the attached programs in a flood of 64-byte datagrams; the \
+clock is part of it.")]
 pub(crate) struct Options {
     /// How often everything is measured
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
