@@ -241,6 +241,47 @@ async fn the_service_ip_of_each_policy_can_be_wanted_once() {
 }
 
 #[tokio::test]
+async fn instances_get_the_addresses_that_are_wanted_for_them() {
+    let root = TestRoot::start().await;
+    let with = |name: &str, ranges: serde_json::Value| {
+        let mut sla = sla(name, &["web"]);
+        sla["applications"][0]["microservices"][0]["addresses"] = json!({ "instances": ranges });
+        sla
+    };
+    let ranges = json!([
+        { "from": 1, "to": 2, "start": "10.30.5.1" },
+        { "from": 0, "to": 0, "start": "fdff::77" },
+    ]);
+    let service = root.create(with("first", ranges.clone())).await.remove(0);
+    for _ in 0..4 {
+        root.scale_up(&service).await;
+    }
+    let got: Vec<_> = root
+        .service(&service)
+        .await
+        .instance_list
+        .iter()
+        .map(|i| (i.instance_ip.unwrap().to_string(), i.instance_ip_v6.unwrap().to_string()))
+        .collect();
+    assert_eq!(got[0], ("10.30.0.5".to_owned(), "fdff::77".to_owned()));
+    assert_eq!((got[1].0.as_str(), got[2].0.as_str()), ("10.30.5.1", "10.30.5.2"));
+    assert_eq!(got[3].0, "10.30.0.6");
+
+    // They are the service's before there is an instance, and for as long as there is one.
+    root.delete(&format!("/api/service/{service}/instance/-1")).await;
+    root.delete(&format!("/api/service/{service}")).await;
+    let second = root.create(with("second", ranges.clone())).await.remove(0);
+    let (status, answer) =
+        root.call(Method::POST, "/api/application/", Some(with("third", ranges.clone()))).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    let path = "applications[0].microservices[0].addresses.instances";
+    assert_eq!(fields(&answer), [format!("{path}[0].start"), format!("{path}[1].start")]);
+    assert_eq!(answer["errors"][0]["reason"], "10.30.5.1, of instance 1, is taken");
+    root.delete(&format!("/api/service/{second}")).await;
+    root.create(with("third", ranges)).await;
+}
+
+#[tokio::test]
 async fn a_port_that_cannot_be_published_is_refused_with_the_reason() {
     let root = TestRoot::start().await;
     for (port, reason) in [

@@ -11,12 +11,15 @@ mod parse;
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::mqtt::IpType;
+use crate::{
+    address::{INSTANCE_RANGE_V6, check_service_ip, check_service_ip_v6},
+    mqtt::IpType,
+};
 
 /// The only version there is.
 pub const SLA_VERSION: &str = "v2.0";
@@ -191,13 +194,50 @@ impl Addresses {
     }
 }
 
-/// Instances `from` to `to` get the addresses from `start` on.
+/// Most instances of one [`InstanceAddresses`].
+pub const INSTANCE_ADDRESSES_MAX: u32 = 1024;
+
+/// Instances `from` to `to` get the instance IPs from `start` on, which is of either family.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct InstanceAddresses {
     pub from: u32,
     pub to: u32,
     pub start: String,
+}
+
+impl InstanceAddresses {
+    /// Each instance's number and address.
+    ///
+    /// # Errors
+    /// The name of the field that is wrong, with the reason.
+    pub fn each(&self) -> Result<Vec<(u32, IpAddr)>, (&'static str, String)> {
+        let Self { from, to, start } = self;
+        if to < from {
+            return Err(("to", format!("must not be less than from, which is {from}")));
+        }
+        let further = to - from;
+        if further >= INSTANCE_ADDRESSES_MAX {
+            return Err(("to", format!("must not make it more than {INSTANCE_ADDRESSES_MAX}")));
+        }
+        let start: IpAddr =
+            start.parse().map_err(|_| ("start", format!("{start:?} is not an IP address")))?;
+        let nth = |n: u32| {
+            let address = match start {
+                IpAddr::V4(v4) => v4.to_bits().checked_add(n).map(|v4| IpAddr::V4(v4.into())),
+                IpAddr::V6(v6) => {
+                    v6.to_bits().checked_add(n.into()).map(|v6| IpAddr::V6(v6.into()))
+                }
+            };
+            let address = address.ok_or_else(|| format!("{start} is followed by less than {n}"))?;
+            match address {
+                IpAddr::V4(v4) => check_service_ip(v4),
+                IpAddr::V6(v6) => check_service_ip_v6(v6, INSTANCE_RANGE_V6),
+            }?;
+            Ok((from + n, address))
+        };
+        (0..=further).map(nth).collect::<Result<_, String>>().map_err(|reason| ("start", reason))
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

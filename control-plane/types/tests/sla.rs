@@ -172,6 +172,42 @@ fn every_policy_s_service_ip_can_be_wanted_and_is_of_its_range() {
 }
 
 #[test]
+fn instances_can_be_given_addresses_in_order() {
+    let wanted = |instances: Value| {
+        with("/applications/0/microservices/1/addresses", json!({ "instances": instances }))
+    };
+    let range = |from: u32, to: u32, start: &str| json!({ "from": from, "to": to, "start": start });
+    assert!(
+        wanted(json!([
+            range(0, 3, "10.30.5.1"),
+            range(7, 7, "10.30.6.1"),
+            range(0, 9, "fdff::1:0"),
+        ]))
+        .is_empty()
+    );
+    let field = "applications[0].microservices[1].addresses.instances[0]";
+    for (one, problem) in [
+        (range(3, 2, "10.30.5.1"), ".to: must not be less than from, which is 3"),
+        (range(0, 1024, "10.30.5.1"), ".to: must not make it more than 1024"),
+        (range(0, 1, "here"), ".start: \"here\" is not an IP address"),
+        (range(0, 1, "10.31.0.1"), ".start: 10.31.0.1 is not in 10.30.0.0/16"),
+        (range(0, 1, "fdff:2000::1"), ".start: fdff:2000::1 is not in fdff::/21"),
+        (
+            range(0, 3, "10.30.255.253"),
+            ".start: 10.30.255.255 is the network or broadcast address of 10.30.0.0/16",
+        ),
+    ] {
+        assert_eq!(wanted(json!([one])), [format!("{field}{problem}")]);
+    }
+    let twice = json!([range(0, 3, "10.30.5.1"), range(3, 4, "10.30.6.1")]);
+    assert_eq!(
+        wanted(twice),
+        ["applications[0].microservices[1].addresses.instances[1]: instance 3 is given an IPv4 \
+          address twice"]
+    );
+}
+
+#[test]
 fn ports_are_pairs_with_a_protocol() {
     for (port, ok) in [
         (json!(""), true),

@@ -130,7 +130,7 @@ impl State {
         let mut job = self.service(caller, job_id)?.clone();
         let number = job.next_instance_progressive_number;
         let key = InstanceKey { job_id: job_id.to_owned(), instance_number: number };
-        let addresses = self.ipam.instance(&key)?;
+        let addresses = self.ipam.instance(&key, &job.sla.addresses)?;
         job.next_instance_progressive_number = number.checked_add(1).ok_or(Refusal::Exhausted {
             what: "instance numbers",
             all: 1 << 32,

@@ -129,6 +129,21 @@ impl Ipam {
             }
             claimed.push(got);
         }
+        for (i, range) in wanted.instances.iter().enumerate() {
+            let each = range.each().map_err(|(name, reason)| {
+                let name = format!("{field}.instances[{i}].{name}");
+                Refusal::Invalid(vec![FieldError::new(name, reason)])
+            })?;
+            for (instance_number, ip) in each {
+                let key = InstanceKey { job_id: job_id.to_owned(), instance_number };
+                if self.instance_pool(ip).claim(bits(ip), Owner::Instance(key)).is_err() {
+                    let name = format!("{field}.instances[{i}].start");
+                    let reason = format!("{ip}, of instance {instance_number}, is taken");
+                    taken.push(FieldError::new(name, reason));
+                    break;
+                }
+            }
+        }
         if taken.is_empty() { Ok(claimed) } else { Err(Refusal::Invalid(taken)) }
     }
 
@@ -187,11 +202,55 @@ impl Ipam {
         }
     }
 
-    pub(crate) fn instance(&mut self, key: &InstanceKey) -> Result<AddressPair, Refusal> {
+    /// Instance IPs: those that were claimed for it when its service was made, else any.
+    /// `wanted` are those of the service.
+    pub(crate) fn instance(
+        &mut self,
+        key: &InstanceKey,
+        wanted: &Addresses,
+    ) -> Result<AddressPair, Refusal> {
         let owner = Owner::Instance(key.clone());
-        let v4 = self.next_service_ip(owner.clone())?;
-        let v6 = next_v6(&mut self.instance_v6, owner, "IPv6 instance IPs")?;
+        let mut claimed = (None, None);
+        for (number, ip) in each_instance(wanted) {
+            let ours = number == key.instance_number && self.owner_of(ip) == Some(&owner);
+            match ip {
+                IpAddr::V4(v4) if ours => claimed.0 = Some(v4),
+                IpAddr::V6(v6) if ours => claimed.1 = Some(v6),
+                _ => {}
+            }
+        }
+        let v4 = match claimed.0 {
+            Some(v4) => v4,
+            None => self.next_service_ip(owner.clone())?,
+        };
+        let v6 = match claimed.1 {
+            Some(v6) => v6,
+            None => next_v6(&mut self.instance_v6, owner, "IPv6 instance IPs")?,
+        };
         Ok(AddressPair { v4, v6 })
+    }
+
+    /// Gives back what was claimed for instances of a service that there will never be. `exists`
+    /// says of which there are some yet: they give back theirs themselves.
+    pub(crate) fn release_claims(
+        &mut self,
+        job_id: &str,
+        wanted: &Addresses,
+        exists: impl Fn(&InstanceKey) -> bool,
+    ) {
+        for (instance_number, ip) in each_instance(wanted) {
+            let key = InstanceKey { job_id: job_id.to_owned(), instance_number };
+            if !exists(&key) {
+                self.instance_pool(ip).release(bits(ip), &Owner::Instance(key));
+            }
+        }
+    }
+
+    fn instance_pool(&mut self, ip: IpAddr) -> &mut Pool {
+        match ip {
+            IpAddr::V4(_) => &mut self.service,
+            IpAddr::V6(_) => &mut self.instance_v6,
+        }
     }
 
     pub(crate) fn release_instance(&mut self, key: &InstanceKey, pair: AddressPair) {
@@ -227,6 +286,12 @@ impl Ipam {
     }
 }
 
+/// Every address that is wanted for an instance, with the instance's number. Older roots did not
+/// look at ranges, so one that makes no sense may have been accepted; nothing was claimed for it.
+fn each_instance(wanted: &Addresses) -> impl Iterator<Item = (u32, IpAddr)> {
+    wanted.instances.iter().flat_map(|range| range.each().unwrap_or_default())
+}
+
 fn next_v6(pool: &mut Pool, owner: Owner, what: &'static str) -> Result<Ipv6Addr, Refusal> {
     pool.allocate(owner)
         .map(Ipv6Addr::from)
@@ -258,6 +323,10 @@ mod tests {
 
     fn key(n: u32) -> InstanceKey {
         InstanceKey { job_id: "job".to_owned(), instance_number: n }
+    }
+
+    fn any() -> Addresses {
+        Addresses::default()
     }
 
     #[test]
@@ -310,7 +379,7 @@ mod tests {
                 assert_eq!(ipam.owner_of(ip), Some(&Owner::Service("job".to_owned())));
             }
         }
-        assert_eq!(ipam.instance(&key(0)).unwrap().v4, Ipv4Addr::new(10, 30, 0, 5));
+        assert_eq!(ipam.instance(&key(0), &any()).unwrap().v4, Ipv4Addr::new(10, 30, 0, 5));
         let refused = ipam.claim("other", &wanted, "applications[0].addresses").unwrap_err();
         let Refusal::Invalid(errors) = refused else { panic!("{refused:?}") };
         assert_eq!(errors[0].field, "applications[0].addresses.rr_ip");
@@ -326,9 +395,9 @@ mod tests {
     fn a_full_service_range_is_refused_with_what_to_do() {
         let mut ipam = Ipam::new(Leases::default());
         for n in 0..65_534 {
-            ipam.instance(&key(n)).unwrap();
+            ipam.instance(&key(n), &any()).unwrap();
         }
-        let refused = ipam.instance(&key(65_534)).unwrap_err().to_string();
+        let refused = ipam.instance(&key(65_534), &any()).unwrap_err().to_string();
         assert_eq!(
             refused,
             "all 65534 service and instance IPs are in use: remove services or instances"

@@ -122,6 +122,8 @@ impl State {
         let job = self.service(caller, id)?.clone();
         self.undeploy_all(id, now);
         self.ipam.release_service(id, &job.service_ip_list);
+        let instances = &self.instances;
+        self.ipam.release_claims(id, &job.sla.addresses, |key| instances.contains(key));
         self.services.remove(id);
         self.forget_interests_in_what_is_gone(&job.job_name);
         if let Some(mut application) = self.applications.get(&job.application_id).cloned() {

@@ -1,6 +1,6 @@
 //! What a descriptor must fulfil beyond the shape of its fields.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Addresses, Microservice, WantedAddress, fields::Fields};
 use crate::{
@@ -75,6 +75,21 @@ pub(super) fn check_addresses(fields: &Fields<'_>, addresses: &Addresses) {
             && let Some(other) = seen.insert(ip, v4_field)
         {
             fields.problem(v4_field, format!("{ip} is wanted as {other} already"));
+        }
+    }
+    let mut instances = BTreeSet::new();
+    for (i, range) in addresses.instances.iter().enumerate() {
+        match range.each() {
+            Err((name, reason)) => fields.problem(&format!("instances[{i}].{name}"), reason),
+            Ok(each) => {
+                if let Some((number, ip)) =
+                    each.iter().find(|(number, ip)| !instances.insert((*number, ip.is_ipv4())))
+                {
+                    let family = if ip.is_ipv4() { "an IPv4" } else { "an IPv6" };
+                    let reason = format!("instance {number} is given {family} address twice");
+                    fields.problem(&format!("instances[{i}]"), reason);
+                }
+            }
         }
     }
 }
