@@ -9,6 +9,8 @@ pub mod interests;
 pub mod ipam;
 pub mod parking;
 pub mod plan;
+pub mod policy;
+pub mod probe;
 pub mod tables;
 pub mod translation;
 pub mod worker;
