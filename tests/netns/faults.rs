@@ -20,7 +20,10 @@ use xylem_tests::{
     wait::wait_for,
 };
 
-use crate::scene::{LIMIT, Scene};
+use crate::{
+    scene::{LIMIT, Scene},
+    traffic,
+};
 
 /// Set to another seed to have other packets hit.
 const SEED_VARIABLE: &str = "XYLEM_SEED";
@@ -113,6 +116,18 @@ pub fn copies(scene: &Scene) -> Result<()> {
         .with_context(|| format!("datagrams to {server}"))?;
     }
     Ok(())
+}
+
+/// A copy of a SYN is no new connection, not even one that comes after the connection has ended.
+pub fn copies_of_connections(scene: &Scene) -> Result<()> {
+    let jitter = Duration::from_millis(1);
+    with_line(scene, |relay| {
+        relay.set(Faults { duplication: 0.5, jitter, ..Faults::default() });
+        traffic::even_spread(scene)?;
+        let Counts { duplicated, reordered, .. } = relay.counts(Direction::Forth);
+        ensure!(duplicated > 0 && reordered > 0, "the line was not bad enough");
+        Ok(())
+    })
 }
 
 /// A round trip takes twice the line's delay, and a connection is there after one.

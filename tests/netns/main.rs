@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 
 /// The trials, each with its part of the platform; the last one drops it.
 fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
-    let list: [(&str, Check); 21] = [
+    let list: [(&str, Check); 22] = [
         ("tcp_stream_same_node", |scene| traffic::tcp_stream(scene, scene.near.rr_ip)),
         ("tcp_stream_across_nodes", |scene| traffic::tcp_stream(scene, scene.far.rr_ip)),
         ("tcp_requests", traffic::tcp_requests),
@@ -55,6 +55,7 @@ fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
         ("transfer_over_a_corrupting_line_arrives_unharmed", faults::corrupted_stream),
         ("corrupted_datagrams_are_not_delivered", faults::corrupted_datagrams),
         ("copies_made_by_the_line_are_not_multiplied", faults::copies),
+        ("connections_copied_by_the_line_spread_evenly", faults::copies_of_connections),
         ("requests_take_as_long_as_the_line_and_no_longer", faults::delay),
         ("connection_survives_a_cut", faults::cut),
         ("cut_of_one_direction_leaves_the_other", faults::cut_one_direction),
