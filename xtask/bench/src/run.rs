@@ -128,6 +128,8 @@ impl Run<'_> {
             });
         }
         self.idle_load = self.idle_load.min(idle_load);
+        // What others do by fits and starts cannot be told from what is measured.
+        let background = if self.idle_load > IDLE_LOAD_MAX { 0.0 } else { self.idle_load };
         // The order changes by round, so that no side is always the first.
         let services = block.services;
         let mut sides = block.sides.clone();
@@ -138,7 +140,7 @@ impl Run<'_> {
                 for side in sides.iter().copied().filter(|side| side.carries(load)) {
                     self.interrupt.check()?;
                     let path = scene.path(side, place);
-                    let values = measure::run(load, &path, self.plan.duration, self.idle_load);
+                    let values = measure::run(load, &path, self.plan.duration, background);
                     for (metric, value) in values.with_context(|| format!("{side}, {place}"))? {
                         let sample = Sample { services, round, place, side, metric, value };
                         self.outcome.samples.push(sample);
