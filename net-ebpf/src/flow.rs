@@ -1,57 +1,119 @@
 //! Follows a packet of a placed flow: counts it, rewrites it, sends it where the flow says.
 
 use aya_ebpf::{
-    helpers::{bpf_ktime_get_coarse_ns, bpf_redirect_peer},
+    bindings::BPF_ANY,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
 use net_common::{
-    DropReason, Flow, FlowKey, NodeState, ProgramCounter, Traffic,
-    flow::flags::{CLOSING, REMOTE_CLIENT, REPLY},
+    Addr, DropReason, EventKind, Flow, FlowKey, Node, NodeState, Packet, ProgramCounter, StepKind,
+    Traffic,
+    flow::{
+        OUTSIDE,
+        flags::{CLOSING, CONFIRMED, REMOTE_CLIENT, REPLY, RESET},
+        from_node,
+    },
 };
 
 use crate::{
-    atomic,
-    maps::{FLOWS, INSTANCE_TRAFFIC, INSTANCES, NODES, SERVICE_TRAFFIC},
-    packet::Packet,
-    rewrite, tunnel,
+    atomic, event, explain,
+    maps::{CONFIG, FLOWS, INSTANCE_TRAFFIC, INSTANCES, KEYS, NODES, OPENING, SERVICE_TRAFFIC},
+    mss, rewrite, tunnel,
     verdict::{Verdict, count},
 };
 
-/// The flow of a packet, unless its instance is gone: then the flow is to be placed anew.
+/// What the flow table says of a packet.
+pub enum Found {
+    Nothing,
+    /// Its flow's instance is gone.
+    Gone,
+    Flow(*mut Flow),
+}
+
+/// The entry at `key`, whatever became of its instance.
 #[inline(always)]
-pub fn find(key: &FlowKey) -> Option<*mut Flow> {
-    let flow = FLOWS.get_ptr_mut(key)?;
-    // SAFETY: the pointer is an element of the map, valid while the program runs. An LRU element
-    // may be reused for another flow meanwhile; then this packet is misdirected as if it had come
-    // a moment later, and checked by its receiver.
-    let (instance, generation) = unsafe { ((*flow).instance, (*flow).generation) };
-    if instance == 0 {
-        return Some(flow);
+pub fn entry(key: &FlowKey) -> Option<*mut Flow> {
+    // The pointers are elements of the maps, valid while the program runs. An element may be
+    // reused for another flow meanwhile; then this packet is misdirected as if it had come a
+    // moment later, and checked by its receiver.
+    match FLOWS.get_ptr_mut(key) {
+        Some(flow) => Some(flow),
+        None => OPENING.get_ptr_mut(key),
     }
-    (INSTANCES.get(instance)?.generation == generation).then_some(flow)
+}
+
+/// The entry that was just placed at `key`.
+#[inline(always)]
+pub fn placed(key: &FlowKey) -> Result<*mut Flow, DropReason> {
+    OPENING.get_ptr_mut(key).ok_or(DropReason::FlowTableFull)
+}
+
+/// The flow of a packet.
+#[inline(always)]
+pub fn find(key: &FlowKey) -> Found {
+    let Some(flow) = entry(key) else { return Found::Nothing };
+    if is_current(flow) { Found::Flow(flow) } else { Found::Gone }
+}
+
+/// Whether the flow's instance is still the one that was chosen.
+#[inline(always)]
+pub fn is_current(flow: *mut Flow) -> bool {
+    // SAFETY: as in `entry`.
+    let (instance, generation) = unsafe { ((*flow).instance, (*flow).generation) };
+    instance == 0 || INSTANCES.get(instance).is_some_and(|known| known.generation == generation)
 }
 
 /// Whether a SYN shall not follow this entry: the connection before it on these ports has ended.
 #[inline(always)]
 pub fn is_over(flow: *mut Flow, packet: &Packet) -> bool {
-    // SAFETY: as in `find`.
-    packet.is_opening() && unsafe { (*flow).flags } & CLOSING != 0
+    // SAFETY: as in `entry`.
+    packet.is_opening() && !packet.is_error() && unsafe { (*flow).flags } & CLOSING != 0
 }
 
-/// Counts, rewrites and sends a packet along its flow.
+/// Removes an entry wherever it is.
 #[inline(always)]
-pub fn follow(ctx: &TcContext, packet: &Packet, flow: *mut Flow) -> Result<Verdict, DropReason> {
-    // SAFETY: as in `find`.
-    let node = unsafe { (*flow).node };
-    let mut peer = None;
-    if node != 0 {
-        let known = NODES.get(node).ok_or(DropReason::NodeDown)?;
-        if known.state != NodeState::Up as u32 {
-            return Err(DropReason::NodeDown);
-        }
-        peer = Some(known);
+pub fn forget(key: &FlowKey) {
+    // What is not there need not be removed.
+    if FLOWS.remove(key).is_err() {
+        let _ = OPENING.remove(key);
     }
-    // SAFETY: as in `find`. The two counters are added to atomically, because packets of a flow
+}
+
+/// Counts, rewrites and sends a packet along its flow, whose key is `key`.
+#[inline(always)]
+pub fn follow(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    key: &FlowKey,
+    flow: *mut Flow,
+) -> Result<Verdict, DropReason> {
+    // SAFETY: as in `entry`.
+    let node = unsafe { (*flow).node };
+    if packet.dry_run != 0 {
+        // SAFETY: as in `entry`.
+        let (instance, dst) = unsafe { ((*flow).instance, (*flow).dst) };
+        explain::note(packet, StepKind::FlowFound, instance, &dst);
+        // SAFETY: as in `entry`.
+        return explained(packet, node, unsafe { (*flow).ifindex });
+    }
+    let mut peer = None;
+    if node == OUTSIDE {
+        if packet.ttl <= 1 && !packet.is_error() {
+            return Err(DropReason::TtlExceeded);
+        }
+    } else if node != 0 {
+        let known = up(node)?;
+        tunnel::check_size(ctx, packet, known)?;
+        peer = Some(known);
+    } else if key.origin == from_node(OUTSIDE) {
+        tunnel::check_instance_mtu(ctx, packet)?;
+    }
+    // SAFETY: as in `entry`.
+    let flags = unsafe { (*flow).flags };
+    if flags & (CONFIRMED | REPLY) == 0 && packet.confirms() && !packet.is_error() {
+        confirm(packet, key, flow);
+    }
+    // SAFETY: as in `entry`. The two counters are added to atomically, because packets of a flow
     // may run on several CPUs.
     let ifindex = unsafe {
         atomic::add(&raw mut (*flow).packets, 1);
@@ -59,21 +121,114 @@ pub fn follow(ctx: &TcContext, packet: &Packet, flow: *mut Flow) -> Result<Verdi
         let now = bpf_ktime_get_coarse_ns();
         (*flow).last_seen_ns = now;
         if packet.is_closing() {
-            (*flow).flags |= CLOSING;
+            if flags & CLOSING == 0 {
+                event::observe(packet, EventKind::FlowClosed, (*flow).instance);
+            }
+            (*flow).flags |= if packet.is_reset() { CLOSING | RESET } else { CLOSING };
         }
         count_traffic(&*flow, packet.len, now);
         (*flow).ifindex
     };
-    // SAFETY: as in `find`.
-    unsafe { rewrite::addresses(ctx, packet, &(*flow).src, &(*flow).dst) }?;
+    if packet.is_error() {
+        // SAFETY: as in `entry`.
+        rewrite::error(ctx, packet, unsafe { &*flow }, key.origin == from_node(OUTSIDE))?;
+        count(ProgramCounter::ErrorTranslated, packet.len);
+    } else {
+        // SAFETY: as in `entry`.
+        rewrite::packet(ctx, packet, unsafe { &*flow })?;
+    }
     if let Some(peer) = peer {
-        return tunnel::send(ctx, packet, peer.addr, peer.port);
+        if packet.is_syn() {
+            mss::clamp(ctx, packet, tunnel::mtu(peer));
+        }
+        return tunnel::send(ctx, packet, peer);
+    }
+    if node == OUTSIDE {
+        rewrite::decrement_ttl(ctx, packet)?;
+        return leave(packet);
+    }
+    if key.origin == from_node(OUTSIDE) {
+        count(ProgramCounter::EnteredOverlay, packet.len);
     }
     count(ProgramCounter::Delivered, packet.len);
     // The frame keeps its destination MAC: it is that of a host-side interface, and the kernel
     // has classified the packet as its own already.
     // SAFETY: a helper call without pointers.
     Ok(Verdict::Redirect(unsafe { bpf_redirect_peer(ifindex, 0) } as i32))
+}
+
+/// The node of a flow, as long as it can be reached.
+#[inline(always)]
+fn up(node: u32) -> Result<&'static Node, DropReason> {
+    let known = NODES.get(node).ok_or(DropReason::NodeDown)?;
+    if known.state == NodeState::Up as u32 { Ok(known) } else { Err(DropReason::NodeDown) }
+}
+
+/// By the uplink, without a tunnel.
+#[inline(always)]
+fn leave(packet: &Packet) -> Result<Verdict, DropReason> {
+    let config = CONFIG.get(0).ok_or(DropReason::NotConfigured)?;
+    count(ProgramCounter::LeftOverlay, packet.len);
+    // SAFETY: no next hop is given: the kernel looks route and neighbour up, and resolves it.
+    let action = unsafe { bpf_redirect_neigh(config.uplink_ifindex, core::ptr::null_mut(), 0, 0) };
+    Ok(Verdict::Redirect(action as i32))
+}
+
+/// Where a packet that is looked at only would go.
+#[inline(always)]
+pub fn explained(packet: &Packet, node: u32, ifindex: u32) -> Result<Verdict, DropReason> {
+    if node == 0 {
+        explain::note(packet, StepKind::Deliver, ifindex, &Addr::UNSPECIFIED);
+    } else if node == OUTSIDE {
+        let config = CONFIG.get(0).ok_or(DropReason::NotConfigured)?;
+        explain::note(packet, StepKind::Outside, 0, &config.node_addr_like(&packet.dst));
+    } else {
+        explain::note(packet, StepKind::Tunnel, node, &up(node)?.addr);
+    }
+    Ok(Verdict::Explained)
+}
+
+/// The client goes on after the server has answered: the flow is established, and both its
+/// entries move to where nothing is forgotten. Without room there they stay where they are.
+#[inline(never)]
+fn confirm(packet: &Packet, key: &FlowKey, flow: *mut Flow) {
+    let Some(answering) = answering(packet, flow) else { return };
+    let Some(keys) = KEYS.get_ptr_mut(0) else { return };
+    // SAFETY: as in `entry`; of the keys, `key` is the other one.
+    let answers_key = unsafe {
+        (*keys).answers = (*flow).answers_key(key, answering);
+        &(*keys).answers
+    };
+    let Some(answers) = OPENING.get_ptr_mut(answers_key) else { return };
+    // SAFETY: as in `entry`. What other CPUs count in between is lost.
+    unsafe {
+        if (*answers).packets == 0 {
+            return;
+        }
+        (*flow).flags |= CONFIRMED;
+        (*answers).flags |= CONFIRMED;
+        if FLOWS.insert(key, &*flow, u64::from(BPF_ANY)).is_err() {
+            return;
+        }
+        if FLOWS.insert(answers_key, &*answers, u64::from(BPF_ANY)).is_err() {
+            let _ = FLOWS.remove(key);
+            return;
+        }
+    }
+    let _ = OPENING.remove(key);
+    let _ = OPENING.remove(answers_key);
+    count(ProgramCounter::FlowConfirmed, packet.len);
+}
+
+/// The address that the answers of a question's entry come from.
+#[inline(always)]
+fn answering(packet: &Packet, flow: *mut Flow) -> Option<Addr> {
+    // SAFETY: as in `entry`.
+    let (node, instance, dst) = unsafe { ((*flow).node, (*flow).instance, (*flow).dst) };
+    if node == 0 || node == OUTSIDE {
+        return Some(dst);
+    }
+    Some(INSTANCES.get(instance)?.instance_ip(&packet.dst))
 }
 
 #[inline(always)]
@@ -104,7 +259,8 @@ fn add(traffic: Option<*mut Traffic>, is_egress: bool, bytes: u32, now: u64) {
 
 /// Counts a new flow.
 #[inline(always)]
-pub fn count_new(service: u32, instance: u32) {
+pub fn count_new(packet: &Packet, service: u32, instance: u32) {
+    event::observe(packet, EventKind::FlowOpened, instance);
     if service != 0
         && let Some(traffic) = SERVICE_TRAFFIC.get_ptr_mut(service)
     {

@@ -14,23 +14,40 @@
 #![no_main]
 
 mod atomic;
+mod event;
+mod explain;
 mod flow;
 mod maps;
 mod miss;
+mod mss;
+mod outside;
 mod packet;
 mod place;
+mod probe;
+mod refuse;
 mod rewrite;
 mod tunnel;
 mod verdict;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    helpers::{bpf_redirect_neigh, bpf_redirect_peer},
+    macros::classifier,
+    programs::TcContext,
+};
 use net_common::{
-    Addr, DropReason, Endpoint, EventKind, NodeKind, PeerKey, Policy, ProgramCounter,
+    Addr, Config, DropReason, Endpoint, EventKind, Flow, FlowKey, NodeKind, Packet, PeerKey,
+    Policy, ProgramCounter, StepKind,
+    flow::{OUTSIDE, from_node},
+    packet::{
+        ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ICMP, ICMP_LEN, IPV4_LEN, Ipv4Header, Ipv6Header,
+        TUNNEL_LEN, UDP, is_link_multicast,
+    },
 };
 
 use crate::{
-    maps::{CONFIG, ENDPOINTS, FLOWS, INSTANCES, NODES, PEERS, SERVICES},
-    packet::{ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Ipv4Header, Packet, TUNNEL_LEN, UDP},
+    flow::Found,
+    maps::{CONFIG, ENDPOINTS, INSTANCES, NODES, PEERS, SERVICES},
+    packet::{Keys, Skb, at, keys, read},
     tunnel::UdpHeader,
     verdict::{Verdict, count, finish},
 };
@@ -38,19 +55,34 @@ use crate::{
 #[classifier]
 pub fn from_instance(ctx: TcContext) -> i32 {
     let outcome = try_from_instance(&ctx);
-    finish(&ctx, outcome)
+    // SAFETY: a field of the context that the kernel passed.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    finish(&ctx, outcome, || back_to_instance(ifindex))
 }
 
 #[classifier]
 pub fn from_parked(ctx: TcContext) -> i32 {
-    let outcome = try_from_parked(&ctx);
-    finish(&ctx, outcome)
+    let mut ifindex = 0;
+    let outcome = try_from_parked(&ctx, &mut ifindex);
+    finish(&ctx, outcome, || back_to_instance(ifindex))
 }
 
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     let outcome = try_from_uplink(&ctx);
-    finish(&ctx, outcome)
+    // SAFETY: a field of the context that the kernel passed.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    finish(&ctx, outcome, || {
+        // SAFETY: no next hop is given: the kernel looks route and neighbour up.
+        unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+    })
+}
+
+/// The answer to an instance's packet goes into the namespace it came from.
+#[inline(always)]
+fn back_to_instance(ifindex: u32) -> i32 {
+    // SAFETY: a helper call without pointers.
+    unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
 }
 
 #[inline(always)]
@@ -59,174 +91,338 @@ fn try_from_instance(ctx: &TcContext) -> Result<Verdict, DropReason> {
         ETH_P_IP => true,
         ETH_P_IPV6 => false,
         // The gateway's MAC is a permanent neighbour entry, but an instance may ask all the same.
-        ETH_P_ARP => return Ok(Verdict::Pass),
+        ETH_P_ARP => return pass(ctx),
         _ => return Err(DropReason::UnsupportedFamily),
     };
     packet::pull_headers(ctx);
-    if !is_v4 && packet::is_link_multicast(ctx) {
+    if !is_v4 && is_link_multicast(&Skb(ctx)) {
         // What every IPv6 stack says on its link by itself (RFC 3810), and nobody here listens to.
         return pass(ctx);
     }
-    let packet = packet::parse(ctx, ETH_LEN, is_v4)?;
     // SAFETY: a field of the context that the kernel passed.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    let key = packet.egress_key(ifindex);
-    if let Some(flow) = flow::find(&key)
-        && !flow::is_over(flow, packet)
-    {
-        return flow::follow(ctx, packet, flow);
+    let packet = packet::parse(ctx, ETH_LEN, is_v4, ifindex)?;
+    packet::remember_fragment(packet, ifindex);
+    let Keys { key, answers } = keys()?;
+    *key = packet.egress_key(ifindex);
+    let known = known_flow(packet, key)?;
+    if known.is_none() {
+        let client = local_instance(&packet.src)?;
+        if client.ifindex != ifindex {
+            return Err(DropReason::SpoofedSource);
+        }
+        explain::note(packet, StepKind::Sender, client.instance, &client.instance_ip);
+        if !is_dialled_inside(packet)? {
+            outside::from_client(packet, client, key, answers)?;
+        } else if client.instance_ip.is_unspecified() {
+            explain::note(packet, StepKind::UnnamedSender, client.instance, &packet.src);
+            return miss::park(ctx, packet, EventKind::UnnamedSender as u32);
+        } else if !place_from_client(packet, client, key, answers)? {
+            return miss::park(ctx, packet, EventKind::Miss as u32);
+        }
     }
-
-    let client = local_instance(&packet.src)?;
-    if client.ifindex != ifindex {
-        return Err(DropReason::SpoofedSource);
-    }
-    check_dialled(packet)?;
-    if client.instance_ip.is_unspecified() {
-        return miss::park(ctx, packet, ifindex, EventKind::UnnamedSender);
-    }
-    match place_from_client(packet, client)? {
-        Some(verdict_key) => follow_placed(ctx, packet, &verdict_key),
-        None => miss::park(ctx, packet, ifindex, EventKind::Miss),
-    }
+    follow(ctx, packet, key, known)
 }
 
 #[inline(always)]
-fn try_from_parked(ctx: &TcContext) -> Result<Verdict, DropReason> {
+fn try_from_parked(ctx: &TcContext, ifindex: &mut u32) -> Result<Verdict, DropReason> {
     let is_v4 = match ethertype(ctx) {
         ETH_P_IP => true,
         ETH_P_IPV6 => false,
         _ => return Err(DropReason::UnsupportedFamily),
     };
     packet::pull_headers(ctx);
-    let packet = packet::parse(ctx, ETH_LEN, is_v4)?;
-    let client = local_instance(&packet.src)?;
-    let key = packet.egress_key(client.ifindex);
-    if let Some(flow) = flow::find(&key)
-        && !flow::is_over(flow, packet)
-    {
-        return flow::follow(ctx, packet, flow);
+    // The ports of a first fragment were kept when it was parked.
+    let origin = match source(ctx, is_v4) {
+        Some(source) => local_instance(&source)?.ifindex,
+        None => return Err(DropReason::Truncated),
+    };
+    *ifindex = origin;
+    let packet = packet::parse(ctx, ETH_LEN, is_v4, origin)?;
+    let Keys { key, answers } = keys()?;
+    *key = packet.egress_key(origin);
+    let known = known_flow(packet, key)?;
+    if known.is_none() {
+        let client = local_instance(&packet.src)?;
+        if !is_dialled_inside(packet)? {
+            return Err(DropReason::OutsideOverlay);
+        }
+        if client.instance_ip.is_unspecified() {
+            return Err(DropReason::EndpointUnnamed);
+        }
+        if !place_from_client(packet, client, key, answers)? {
+            return Err(DropReason::Unresolved);
+        }
     }
-    check_dialled(packet)?;
-    if client.instance_ip.is_unspecified() {
-        return Err(DropReason::EndpointUnnamed);
+    follow(ctx, packet, key, known)
+}
+
+/// The flow of a packet of a local instance; without one, the packet opens a flow, or goes on with
+/// one that was lost.
+#[inline(always)]
+fn known_flow(packet: &Packet, key: &FlowKey) -> Result<Option<*mut Flow>, DropReason> {
+    match flow::find(key) {
+        Found::Flow(flow) if !flow::is_over(flow, packet) => return Ok(Some(flow)),
+        Found::Nothing if packet.is_error() => return Err(DropReason::UnrelatedError),
+        Found::Nothing => {}
+        _ if packet.dry_run != 0 => {}
+        Found::Flow(_) => flow::forget(key),
+        Found::Gone => {
+            flow::forget(key);
+            // The peer that this connection was with has nobody to answer for it. A datagram may
+            // be answered as well by another instance.
+            if packet.is_error() || (packet.is_tcp() && !packet.is_opening()) {
+                return Err(DropReason::InstanceGone);
+            }
+        }
     }
-    match place_from_client(packet, client)? {
-        Some(key) => follow_placed(ctx, packet, &key),
-        None => Err(DropReason::Unresolved),
-    }
+    explain::note(packet, StepKind::NoFlow, 0, &Addr::UNSPECIFIED);
+    Ok(None)
+}
+
+/// Follows the flow that was found or, without one, that was just placed at `key`.
+#[inline(always)]
+fn follow(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    key: &FlowKey,
+    found: Option<*mut Flow>,
+) -> Result<Verdict, DropReason> {
+    let flow = match found {
+        Some(flow) => flow,
+        None if packet.dry_run != 0 => return Ok(Verdict::Explained),
+        None => flow::placed(key)?,
+    };
+    flow::follow(ctx, packet, key, flow)
 }
 
 #[inline(always)]
 fn try_from_uplink(ctx: &TcContext) -> Result<Verdict, DropReason> {
-    if ethertype(ctx) != ETH_P_IP {
-        return pass(ctx);
-    }
-    packet::pull_headers(ctx);
-    let (Some(outer), Some(config)) = (packet::at::<Ipv4Header>(ctx, ETH_LEN), CONFIG.get(0))
-    else {
-        return pass(ctx);
+    let Some(config) = CONFIG.get(0) else { return pass(ctx) };
+    let is_v4 = match ethertype(ctx) {
+        ETH_P_IP => true,
+        ETH_P_IPV6 if config.watches_uplink() => false,
+        _ => return pass(ctx),
     };
+    packet::pull_headers(ctx);
+    if !is_v4 {
+        let Some(header) = at::<Ipv6Header>(ctx, ETH_LEN) else { return pass(ctx) };
+        // SAFETY: inside the packet and aligned, as `at` says.
+        let dst = Addr::from_words(unsafe { (*header).dst });
+        return if dst == config.node_addr_v6 { from_outside(ctx, false) } else { pass(ctx) };
+    }
+    let Some(outer) = at::<Ipv4Header>(ctx, ETH_LEN) else { return pass(ctx) };
     // SAFETY: inside the packet and aligned, as `at` says.
     let outer = unsafe { &*outer };
+    if outer.dst != config.node_addr.v4_word() {
+        return pass(ctx);
+    }
     // The tunnel's own packets have no options; later fragments have no ports, and the first is
     // refused below, so that the rest never completes.
-    if outer.version_ihl != 0x45 || outer.proto != UDP || outer.dst != config.node_addr.v4_word() {
-        return pass(ctx);
+    if outer.version_ihl == 0x45
+        && outer.proto == UDP
+        && let Some(udp) = read::<UdpHeader>(ctx, ETH_LEN + IPV4_LEN)
+        && udp.dport == config.tunnel_port
+    {
+        return from_tunnel(ctx, outer, &udp);
     }
-    let Some(udp) = packet::read::<UdpHeader>(ctx, ETH_LEN + packet::IPV4_LEN) else {
-        return pass(ctx);
-    };
-    if udp.dport != config.tunnel_port {
-        return pass(ctx);
+    if outer.version_ihl == 0x45 && outer.proto == ICMP {
+        learn_path_mtu(ctx, config);
     }
-    if Ipv4Header::is_fragment(outer.fragment) {
-        return Err(DropReason::Fragment);
-    }
+    if config.watches_uplink() { from_outside(ctx, true) } else { pass(ctx) }
+}
 
+#[inline(always)]
+fn from_tunnel(
+    ctx: &TcContext,
+    outer: &Ipv4Header,
+    udp: &UdpHeader,
+) -> Result<Verdict, DropReason> {
+    if Ipv4Header::is_fragment(outer.fragment) {
+        return Err(DropReason::TunnelFragment);
+    }
     let sender = PeerKey { addr: Addr::from_v4_word(outer.src), port: udp.sport, _pad: 0 };
     // SAFETY: read at once.
-    let peer = *unsafe { PEERS.get(sender) }.ok_or(DropReason::UnknownPeer)?;
+    let Some(peer) = (unsafe { PEERS.get(sender) }) else {
+        ask_who(&sender);
+        return Err(DropReason::UnknownPeer);
+    };
+    let peer = *peer;
 
     const INNER: usize = ETH_LEN + TUNNEL_LEN;
-    let is_v4 = match packet::read::<u8>(ctx, INNER).ok_or(DropReason::Truncated)? >> 4 {
+    let is_v4 = match read::<u8>(ctx, INNER).ok_or(DropReason::Truncated)? >> 4 {
         4 => true,
         6 => false,
-        _ => return Err(DropReason::TunnelMalformed),
+        _ => return probe::receive(ctx, peer),
     };
-    let packet = packet::parse(ctx, INNER, is_v4)?;
-    let key = packet.tunnel_key(peer);
-    let flow = match flow::find(&key) {
-        Some(flow) if !flow::is_over(flow, packet) => flow,
-        _ => place_from_tunnel(packet, peer)?,
+    let packet = packet::parse(ctx, INNER, is_v4, from_node(peer))?;
+    packet::remember_fragment(packet, from_node(peer));
+    let Keys { key, answers } = keys()?;
+    *key = packet.tunnel_key(peer);
+    let flow = match flow::find(key) {
+        Found::Flow(flow) if !flow::is_over(flow, packet) => flow,
+        found => {
+            if !matches!(found, Found::Nothing) {
+                flow::forget(key);
+            }
+            place_from_tunnel(packet, peer, key, answers)?
+        }
     };
     tunnel::decapsulate(ctx, is_v4)?;
     count(ProgramCounter::Decapsulated, packet.len);
-    flow::follow(ctx, packet, flow)
+    flow::follow(ctx, packet, key, flow)
 }
 
 /// The flow of a tunnel packet that has none at its own key.
 #[inline(always)]
-fn place_from_tunnel(packet: &Packet, peer: u32) -> Result<*mut net_common::Flow, DropReason> {
+fn place_from_tunnel(
+    packet: &mut Packet,
+    peer: u32,
+    key: &mut FlowKey,
+    answers: &mut FlowKey,
+) -> Result<*mut Flow, DropReason> {
     // SAFETY: as in `local_instance`.
     let server = unsafe { ENDPOINTS.get(packet.dst) }.ok_or(DropReason::NoEndpoint)?;
-    check_foreign_source(packet, peer)?;
+    let is_source_known = check_foreign_source(packet, peer)?;
     // An answer may carry either of the client's two addresses as its destination.
-    let mut key = packet.tunnel_key(peer);
     key.local =
         if key.local == server.namespace_ip { server.instance_ip } else { server.namespace_ip };
-    if let Some(flow) = flow::find(&key)
+    if let Found::Flow(flow) = flow::find(key)
         && !flow::is_over(flow, packet)
     {
+        let of_key = (&packet.src, &key.local);
+        packet.key_delta = rewrite::address_delta((&packet.src, &packet.dst), of_key);
         return Ok(flow);
+    }
+    if packet.is_error() {
+        return Err(DropReason::UnrelatedError);
     }
     if packet.is_echo_reply() {
         return Err(DropReason::UnsupportedIcmp);
     }
     let answers_directly = NODES.get(peer).is_some_and(|node| node.kind == NodeKind::Xylem as u32);
-    place::from_tunnel(packet, server, peer, answers_directly)?;
-    FLOWS.get_ptr_mut(packet.tunnel_key(peer)).ok_or(DropReason::FlowTableFull)
+    *key = packet.tunnel_key(peer);
+    place::from_tunnel(packet, server, peer, answers_directly, key, answers)?;
+    if !is_source_known && event::is_within_budget(from_node(peer)) {
+        event::send(EventKind::LearnedSource, |event| {
+            (event.src, event.dst) = (packet.src, packet.dst);
+            event.value = peer;
+        });
+    }
+    flow::placed(key)
 }
 
 /// The inner source must be a service-layer address; one that this node knows must be of an
-/// instance that lives on `peer`.
+/// instance that lives on `peer`. Whether it is known.
 #[inline(always)]
-fn check_foreign_source(packet: &Packet, peer: u32) -> Result<(), DropReason> {
+fn check_foreign_source(packet: &Packet, peer: u32) -> Result<bool, DropReason> {
     if !is_service_address(&packet.src) {
         return Err(DropReason::ForeignSource);
     }
     // SAFETY: read at once.
     let Some(service) = (unsafe { SERVICES.get(packet.src) }) else {
-        return Ok(());
+        return Ok(false);
     };
     let lives_there = service.policy == Policy::Instance as u32
         && INSTANCES.get(service.instance).is_some_and(|instance| instance.node == peer);
-    if lives_there { Ok(()) } else { Err(DropReason::ForeignSource) }
+    if lives_there { Ok(true) } else { Err(DropReason::ForeignSource) }
 }
 
-/// Places the flow that a local instance opens; the key of its entry, or `None` when nobody knows
-/// yet what it dialled.
+/// A sender that nobody announced: user space asks who that is.
+#[inline(never)]
+fn ask_who(sender: &PeerKey) {
+    if event::is_within_budget(from_node(0)) {
+        event::send(EventKind::UnknownPeer, |event| {
+            event.src = sender.addr;
+            event.sport = sender.port;
+        });
+    }
+}
+
+/// A packet to the node's own address, without a tunnel.
+#[inline(always)]
+fn from_outside(ctx: &TcContext, is_v4: bool) -> Result<Verdict, DropReason> {
+    // What the overlay cannot read is the node's own business.
+    let Ok(packet) = packet::parse(ctx, ETH_LEN, is_v4, from_node(OUTSIDE)) else {
+        return pass(ctx);
+    };
+    let Keys { key, answers } = keys()?;
+    *key = packet.tunnel_key(OUTSIDE);
+    let flow = match flow::find(key) {
+        Found::Flow(flow) if !flow::is_over(flow, packet) => flow,
+        found => {
+            if !matches!(found, Found::Nothing) {
+                flow::forget(key);
+            }
+            if packet.is_error() {
+                return pass(ctx);
+            }
+            let Some(published) = outside::published(packet) else { return pass(ctx) };
+            if is_service_address(&packet.src) {
+                return Err(DropReason::ForeignSource);
+            }
+            outside::from_outside(packet, published, key, answers)?;
+            flow::placed(key)?
+        }
+    };
+    packet::remember_fragment(packet, from_node(OUTSIDE));
+    flow::follow(ctx, packet, key, flow)
+}
+
+/// A router cannot forward a tunnel packet that is too large (RFC 1191): user space notes how large
+/// one to that peer may be. The kernel's own stack sees the packet as well.
+#[inline(always)]
+fn learn_path_mtu(ctx: &TcContext, config: &Config) {
+    const QUOTE: usize = ETH_LEN + IPV4_LEN + ICMP_LEN;
+    let Some(icmp) = at::<[u16; 4]>(ctx, ETH_LEN + IPV4_LEN) else { return };
+    // SAFETY: inside the packet and aligned, as `at` says.
+    let (type_and_code, mtu) = unsafe { ((*icmp)[0], (*icmp)[3]) };
+    if type_and_code != u16::from_ne_bytes([3, 4]) {
+        return;
+    }
+    let Some(quote) = at::<Ipv4Header>(ctx, QUOTE) else { return };
+    // SAFETY: as above.
+    let quote = unsafe { &*quote };
+    if quote.version_ihl != 0x45 || quote.proto != UDP || quote.src != config.node_addr.v4_word() {
+        return;
+    }
+    let to = quote.dst;
+    let Some(udp) = read::<UdpHeader>(ctx, QUOTE + IPV4_LEN) else { return };
+    if udp.sport != config.tunnel_port {
+        return;
+    }
+    tell_path_mtu(&PeerKey { addr: Addr::from_v4_word(to), port: udp.dport, _pad: 0 }, mtu);
+}
+
+#[inline(never)]
+fn tell_path_mtu(peer: &PeerKey, mtu: u16) {
+    // SAFETY: read at once.
+    let Some(node) = (unsafe { PEERS.get(peer) }) else { return };
+    let node = *node;
+    if event::is_within_budget(from_node(0)) {
+        event::send(EventKind::PathMtu, |event| {
+            event.src = peer.addr;
+            event.sport = peer.port;
+            event.packet_len = u32::from(u16::from_be(mtu));
+            event.value = node;
+        });
+    }
+}
+
+/// Places the flow that a local instance opens; `false` when nobody knows yet what it dialled.
 #[inline(always)]
 fn place_from_client(
-    packet: &Packet,
+    packet: &mut Packet,
     client: &Endpoint,
-) -> Result<Option<net_common::FlowKey>, DropReason> {
+    key: &FlowKey,
+    answers: &mut FlowKey,
+) -> Result<bool, DropReason> {
     // SAFETY: as in `local_instance`.
     let Some(service) = (unsafe { SERVICES.get(packet.dst) }) else {
-        return Ok(None);
+        return Ok(false);
     };
-    place::from_client(packet, client, service)?;
-    Ok(Some(packet.egress_key(client.ifindex)))
-}
-
-#[inline(always)]
-fn follow_placed(
-    ctx: &TcContext,
-    packet: &Packet,
-    key: &net_common::FlowKey,
-) -> Result<Verdict, DropReason> {
-    let flow = FLOWS.get_ptr_mut(key).ok_or(DropReason::FlowTableFull)?;
-    flow::follow(ctx, packet, flow)
+    place::from_client(packet, client, service, key, answers)?;
+    Ok(true)
 }
 
 /// The instance of this node whose namespace IP is `source`.
@@ -240,13 +436,34 @@ fn local_instance(source: &Addr) -> Result<&'static Endpoint, DropReason> {
     }
 }
 
-/// Whether what an instance dialled can be a service at all.
+/// The source address of the IP packet behind the Ethernet header.
 #[inline(always)]
-fn check_dialled(packet: &Packet) -> Result<(), DropReason> {
+fn source(ctx: &TcContext, is_v4: bool) -> Option<Addr> {
+    // SAFETY: inside the packet and aligned, as `at` says.
+    unsafe {
+        if is_v4 {
+            Some(Addr::from_v4_word((*at::<Ipv4Header>(ctx, ETH_LEN)?).src))
+        } else {
+            Some(Addr::from_words((*at::<Ipv6Header>(ctx, ETH_LEN)?).src))
+        }
+    }
+}
+
+/// Whether what an instance dialled is a service, or else a host outside that it may talk to.
+#[inline(always)]
+fn is_dialled_inside(packet: &Packet) -> Result<bool, DropReason> {
     if packet.is_echo_reply() {
         return Err(DropReason::UnsupportedIcmp);
     }
-    if is_service_address(&packet.dst) { Ok(()) } else { Err(DropReason::OutsideOverlay) }
+    let config = CONFIG.get(0).ok_or(DropReason::NotConfigured)?;
+    if config.is_service_address(&packet.dst) {
+        return Ok(true);
+    }
+    if config.masquerades() && config.is_outside_host(&packet.dst) {
+        Ok(false)
+    } else {
+        Err(DropReason::OutsideOverlay)
+    }
 }
 
 #[inline(always)]

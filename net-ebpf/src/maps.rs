@@ -2,20 +2,19 @@
 //!
 //! Capacities are the defaults of `net_common::limits`; user space may create them with others.
 
-use crate::packet::Packet;
+use crate::{packet::Keys, refuse::Answer};
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use net_common::{
-    Addr, Config, Counter, DropReason, Endpoint, Flow, FlowKey, Instance, Node, PeerKey,
-    ProgramCounter, Service, Traffic, limits,
+    Addr, Chunk, Config, Counter, DropReason, Endpoint, Explanation, Flow, FlowKey, FragmentKey,
+    FragmentPorts, Instance, MissBudget, Node, Packet, PeerKey, ProgramCounter, Published,
+    PublishedKey, Service, Table, Traffic, limits,
 };
 
 /// `BPF_F_NO_PREALLOC`: memory for entries that exist, not for those that may.
 const NO_PREALLOC: usize = 1;
-/// `BPF_F_INNER_MAP`: inner maps may have fewer elements than the template.
-const INNER_MAP: usize = 0x1000;
 
 /// Written by user space.
 #[btf_map(name = "config")]
@@ -26,13 +25,13 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 pub static SERVICES: HashMap<Addr, Service, { limits::SERVICES as usize }, NO_PREALLOC> =
     HashMap::new();
 
-/// By slot: the weighted lookup table. Written by user space, which replaces a whole inner map at
-/// a time: element 0 is the number of ids, the ids follow.
+/// By slot: where its weighted lookup table is. Written by user space.
 #[btf_map(name = "tables")]
-pub static TABLES: ArrayOfMaps<
-    Array<u32, { limits::TABLE_LEN as usize }, INNER_MAP>,
-    { limits::SERVICES as usize },
-> = ArrayOfMaps::new();
+pub static TABLES: HashMap<u32, Table, { limits::SERVICES as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Parts of all lookup tables. Written by user space, which never writes one that is in use.
+#[btf_map(name = "chunks")]
+pub static CHUNKS: Array<Chunk, { limits::CHUNKS as usize }> = Array::new();
 
 /// By slot: how many flows a round-robin address has placed. Written here.
 #[btf_map(name = "cursors")]
@@ -55,9 +54,32 @@ pub static PEERS: HashMap<PeerKey, u32, { limits::NODES as usize }, NO_PREALLOC>
 pub static ENDPOINTS: HashMap<Addr, Endpoint, { limits::ENDPOINTS as usize }, NO_PREALLOC> =
     HashMap::new();
 
-/// Proxy table. Written here; user space removes what is idle or gone.
+/// Proxy table: established flows. Written here; user space removes what is idle or gone.
 #[btf_map(name = "flows")]
-pub static FLOWS: LruHashMap<FlowKey, Flow, { limits::FLOWS as usize }> = LruHashMap::new();
+pub static FLOWS: HashMap<FlowKey, Flow, { limits::FLOWS as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Proxy table: flows that are not established yet. Written here, as `flows` is.
+#[btf_map(name = "opening")]
+pub static OPENING: LruHashMap<FlowKey, Flow, { limits::OPENING as usize }> = LruHashMap::new();
+
+/// Ports of datagrams in fragments. Written here.
+#[btf_map(name = "fragments")]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { limits::FRAGMENTS as usize }> =
+    LruHashMap::new();
+
+/// Ports of the node that lead to an instance. Written by user space.
+#[btf_map(name = "published")]
+pub static PUBLISHED: HashMap<
+    PublishedKey,
+    Published,
+    { limits::PUBLISHED as usize },
+    NO_PREALLOC,
+> = HashMap::new();
+
+/// By interface, or origin of tunnel packets: what it may still ask of user space. Written here.
+#[btf_map(name = "miss_budgets")]
+pub static MISS_BUDGETS: LruHashMap<u32, MissBudget, { limits::MISS_BUDGETS as usize }> =
+    LruHashMap::new();
 
 /// By slot of the service IP. Written here.
 #[btf_map(name = "service_traffic")]
@@ -78,7 +100,16 @@ pub static DROPS: PerCpuArray<Counter, { DropReason::COUNT as usize }> = PerCpuA
 pub static PROGRAM_COUNTERS: PerCpuArray<Counter, { ProgramCounter::COUNT as usize }> =
     PerCpuArray::new();
 
-/// Parked packets, to user space.
+/// Steps of the decision about a packet that is looked at only. Written here, read by the command
+/// line.
+#[btf_map(name = "explain")]
+pub static EXPLAIN: Array<Explanation, 1> = Array::new();
+
+/// What people watch: new and ended flows, drops. Written here while somebody reads.
+#[btf_map(name = "observations")]
+pub static OBSERVATIONS: RingBuf<u8, { limits::OBSERVATIONS_BYTES as usize }> = RingBuf::new();
+
+/// Parked packets and what else user space must act on.
 #[btf_map(name = "events")]
 pub static EVENTS: RingBuf<u8, { limits::EVENTS_BYTES as usize }> = RingBuf::new();
 
@@ -95,6 +126,14 @@ pub static NAMES: HashMap<
 /// Where a flow entry is put together before it is inserted. Not pinned.
 #[btf_map(name = "scratch")]
 pub static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
+
+/// Keys of the packet's flow. Not pinned.
+#[btf_map(name = "keys")]
+pub static KEYS: PerCpuArray<Keys, 1> = PerCpuArray::new();
+
+/// Where the answer to a refused packet is put together. Not pinned.
+#[btf_map(name = "answer")]
+pub static ANSWER: PerCpuArray<Answer, 1> = PerCpuArray::new();
 
 /// What `packet::parse` found. In a map and not on the stack, so that the verifier forgets which
 /// way it was found: it looks at what follows once, and not once for each family, transport and

@@ -1,22 +1,27 @@
 //! Parks a packet: hands it to user space, which sends it on when it knows the destination.
 
 use aya_ebpf::{helpers::bpf_skb_load_bytes, programs::TcContext};
-use net_common::{DropReason, Event, EventKind, ProgramCounter, limits};
+use net_common::{DropReason, Event, Packet, ProgramCounter, StepKind, limits};
 
 use crate::{
+    event, explain,
     maps::EVENTS,
-    packet::Packet,
     verdict::{Verdict, count},
 };
 
-#[inline(always)]
-pub fn park(
-    ctx: &TcContext,
-    packet: &Packet,
-    ifindex: u32,
-    kind: EventKind,
-) -> Result<Verdict, DropReason> {
+/// `kind` is one of [`net_common::EventKind`].
+#[inline(never)]
+pub fn park(ctx: &TcContext, packet: &Packet, kind: u32) -> Result<Verdict, DropReason> {
     let len = ctx.len();
+    // SAFETY: a field of the context that the kernel passed.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    if packet.dry_run != 0 {
+        explain::note(packet, StepKind::Miss, 0, &packet.dst);
+        return Ok(Verdict::Explained);
+    }
+    if !event::is_within_budget(ifindex) {
+        return Err(DropReason::MissLimited);
+    }
     if len <= limits::PARKED_SMALL_BYTES {
         emit::<{ limits::PARKED_SMALL_BYTES as usize }>(ctx, packet, ifindex, kind, len)
     } else if len <= limits::PARKED_PACKET_BYTES {
@@ -32,7 +37,7 @@ fn emit<const ROOM: usize>(
     ctx: &TcContext,
     packet: &Packet,
     ifindex: u32,
-    kind: EventKind,
+    kind: u32,
     len: u32,
 ) -> Result<Verdict, DropReason> {
     const HEADER: usize = size_of::<Event>();
@@ -41,12 +46,18 @@ fn emit<const ROOM: usize>(
     };
     let start = record.as_mut_ptr();
     let event = Event {
-        kind: kind as u32,
+        kind,
         ifindex,
         src: packet.src,
         dst: packet.dst,
         packet_len: len,
-        _pad: 0,
+        value: 0,
+        time_ns: 0,
+        sent_ns: 0,
+        nonce: 0,
+        sport: packet.sport,
+        dport: packet.dport,
+        proto: packet.proto,
     };
     // SAFETY: the record is HEADER + ROOM bytes, 8-byte aligned; `len` is at least an Ethernet
     // and an IP header and at most ROOM, which the caller has checked and the mask shows again.

@@ -4,9 +4,15 @@ use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
     programs::TcContext,
 };
-use net_common::{DropReason, ProgramCounter};
+use net_common::{
+    Addr, DropReason, EventKind, ProgramCounter, StepKind, explain::DRY_RUN_MARK, packet::read_back,
+};
 
-use crate::maps::{DROPS, PROGRAM_COUNTERS};
+use crate::{
+    event, explain,
+    maps::{DROPS, PACKET, PROGRAM_COUNTERS},
+    refuse,
+};
 
 /// A packet that is not dropped: what the kernel shall do with it.
 #[must_use]
@@ -17,25 +23,74 @@ pub enum Verdict {
     Pass,
     /// Kept by user space; this copy ends here and is not counted as a drop.
     Parked,
+    /// Read to its end: a probe's answer.
+    Consumed,
+    /// Looked at only; what would become of it has been noted.
+    Explained,
 }
 
-/// The program's return value; counts a drop.
+/// The program's return value. A drop is counted, and the sender told why, where that helps: the
+/// packet becomes the answer to itself, which `back` sends.
 #[inline(always)]
-pub fn finish(ctx: &TcContext, outcome: Result<Verdict, DropReason>) -> i32 {
-    match outcome {
-        Ok(Verdict::Redirect(action)) => action,
-        Ok(Verdict::Pass) => TC_ACT_UNSPEC,
-        Ok(Verdict::Parked) => TC_ACT_SHOT,
-        Err(reason) => {
-            if let Some(counter) = DROPS.get_ptr_mut(reason as u32) {
-                // SAFETY: this CPU's own slot of a per-CPU array.
-                unsafe {
-                    (*counter).packets += 1;
-                    (*counter).bytes += u64::from(ctx.len());
-                }
-            }
-            TC_ACT_SHOT
+pub fn finish(
+    ctx: &TcContext,
+    outcome: Result<Verdict, DropReason>,
+    back: impl FnOnce() -> i32,
+) -> i32 {
+    let reason = match outcome {
+        Err(reason) => reason,
+        Ok(verdict) => return action(verdict),
+    };
+    let reason = forget_origin(reason);
+    drop_packet(ctx, reason);
+    if refuse::is_told(reason) && refuse::answer(ctx, reason).is_some() {
+        count(ProgramCounter::Refused, ctx.len());
+        return back();
+    }
+    TC_ACT_SHOT
+}
+
+#[inline(always)]
+fn action(verdict: Verdict) -> i32 {
+    match verdict {
+        Verdict::Redirect(action) => action,
+        Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Parked | Verdict::Consumed | Verdict::Explained => TC_ACT_SHOT,
+    }
+}
+
+/// The reason as a number of unknown origin, see `read_back`.
+#[inline(always)]
+fn forget_origin(reason: DropReason) -> u32 {
+    match PACKET.get_ptr_mut(0) {
+        // SAFETY: this CPU's own element, as in `packet::parse`.
+        Some(packet) => unsafe {
+            (*packet).kept = reason as u32;
+            read_back(&(*packet).kept)
+        },
+        None => reason as u32,
+    }
+}
+
+/// Counts a drop; of a packet that is looked at only, notes it.
+#[inline(always)]
+fn drop_packet(ctx: &TcContext, reason: u32) {
+    // SAFETY: a field of the context that the kernel passed.
+    if unsafe { (*ctx.skb.skb).mark } == DRY_RUN_MARK {
+        explain::write(StepKind::Dropped as u32, reason, &Addr::UNSPECIFIED);
+        return;
+    }
+    if let Some(counter) = DROPS.get_ptr_mut(reason) {
+        // SAFETY: this CPU's own slot of a per-CPU array.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += u64::from(ctx.len());
         }
+    }
+    if let Some(packet) = PACKET.get_ptr_mut(0) {
+        // SAFETY: this CPU's own element, as in `packet::parse`. Of a packet that could not be
+        // parsed it has what was read before the fault.
+        event::observe(unsafe { &*packet }, EventKind::Dropped, reason);
     }
 }
 

@@ -7,12 +7,13 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
 use net_common::{
-    Addr, Config, Counter, DropReason, Endpoint, Event, Flow, FlowKey, Instance, InstanceState,
-    Node, NodeKind, NodeState, PeerKey, Policy, ProgramCounter, Service, Traffic,
+    Addr, Chunk, Config, Counter, DropReason, Endpoint, Event, Flow, FlowKey, Instance,
+    InstanceState, MissBudget, Node, NodeKind, NodeState, PeerKey, Policy, ProgramCounter, Service,
+    Table, Traffic, limits,
 };
 
 /// Kernel's `TC_ACT_*`.
@@ -26,8 +27,6 @@ pub const IFINDEX: u32 = 1;
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const PEER_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const TUNNEL_PORT: u16 = 50103;
-
-const BPF_F_INNER_MAP: u32 = 0x1000;
 
 pub struct Datapath {
     bpf: Ebpf,
@@ -81,8 +80,11 @@ impl Datapath {
             service_mask_v4: u32::from_ne_bytes([255, 255, 0, 0]),
             service_net_v6: u32::from_ne_bytes([0xfd, 0xff, 0, 0]),
             service_mask_v6: u32::from_ne_bytes([0xff, 0xff, 0, 0]),
+            namespace_net_v4: u32::from_ne_bytes([10, 18, 0, 0]),
+            namespace_mask_v4: u32::from_ne_bytes([255, 255, 0, 0]),
+            instance_mtu: 1472,
             features: 1,
-            _pad2: 0,
+            ..Config::default()
         });
         datapath.node(1, PEER_IP, NodeKind::Xylem);
         datapath.peer(PEER_IP, TUNNEL_PORT, 1);
@@ -174,20 +176,21 @@ impl Datapath {
 
     /// A round-robin address over `instances`, in this order.
     pub fn round_robin(&mut self, address: impl Into<Addr>, slot: u32, instances: &[u32]) {
-        let mut table: Array<MapData, u32> =
-            Array::create(1 + instances.len() as u32, BPF_F_INNER_MAP).expect("an inner map");
-        table.set(0, instances.len() as u32, 0).expect("in range");
-        for (index, id) in (1..).zip(instances) {
-            table.set(index, id, 0).expect("in range");
+        self.policy(address, Policy::RoundRobin, slot, instances);
+    }
+
+    /// An address of a policy with a lookup table.
+    pub fn policy(&mut self, address: impl Into<Addr>, policy: Policy, slot: u32, ids: &[u32]) {
+        const CHUNKS_A_TABLE: u32 = limits::TABLE_SLOTS.div_ceil(limits::CHUNK_IDS);
+        let first = slot * CHUNKS_A_TABLE;
+        for (index, part) in (first..).zip(ids.chunks(limits::CHUNK_IDS as usize)) {
+            let mut chunk = Chunk::default();
+            chunk.ids[..part.len()].copy_from_slice(part);
+            self.array::<Chunk>("chunks").set(index, chunk, 0).expect("in range");
         }
-        let map = self.bpf.map_mut("tables").expect("in the object");
-        let mut tables: ArrayOfMaps<&mut MapData, Array<MapData, u32>> =
-            map.try_into().expect("an array of maps");
-        tables.set(slot, &table, 0).expect("in range");
-        self.service(
-            address,
-            Service { policy: Policy::RoundRobin as u32, slot, instance: 0, _pad: 0 },
-        );
+        let table = Table { first, len: ids.len() as u32 };
+        self.hash::<u32, Table>("tables").insert(slot, table, 0).expect("room");
+        self.service(address, Service { policy: policy as u32, slot, instance: 0, _pad: 0 });
     }
 
     /// An address that leads to one instance.
@@ -224,6 +227,16 @@ impl Datapath {
         assert_eq!((verdict, self.changed()), (DROP, vec![(format!("drop {}", reason.name()), 1)]));
     }
 
+    /// Runs a packet that must be dropped with `reason`, counted once, and its sender told;
+    /// the packet that tells it.
+    #[track_caller]
+    pub fn assert_refused(&mut self, program: &str, packet: &[u8], reason: DropReason) -> Vec<u8> {
+        let (verdict, out) = self.run(program, packet);
+        let counted = vec![(format!("drop {}", reason.name()), 1), ("refused".to_owned(), 1)];
+        assert_eq!((verdict, self.changed()), (REDIRECT, counted));
+        out
+    }
+
     /// Counters (packets, and new flows) that the last run changed, and by how much.
     pub fn changed(&mut self) -> Vec<(String, u64)> {
         let after = self.counters();
@@ -237,20 +250,35 @@ impl Datapath {
     }
 
     pub fn flows(&mut self) -> BTreeMap<String, Flow> {
-        self.hash_iter::<FlowKey, Flow>("flows")
+        self.flow_entries()
             .into_iter()
             .map(|(key, flow)| (format!("{}>{} {:#x}", key.local, key.remote, key.origin), flow))
             .collect()
     }
 
     pub fn flow_keys(&mut self) -> Vec<FlowKey> {
-        self.hash_iter::<FlowKey, Flow>("flows").into_iter().map(|(key, _)| key).collect()
+        self.flow_entries().into_iter().map(|(key, _)| key).collect()
+    }
+
+    fn flow_entries(&mut self) -> Vec<(FlowKey, Flow)> {
+        let mut entries = self.hash_iter::<FlowKey, Flow>("flows");
+        entries.extend(self.hash_iter::<FlowKey, Flow>("opening"));
+        entries
     }
 
     pub fn set_flow(&mut self, key: FlowKey, flow: Flow) {
         let mut flows: HashMap<_, FlowKey, Flow> =
             self.bpf.map_mut("flows").expect("in the object").try_into().expect("a hash");
         flows.insert(key, flow, 0).expect("room");
+    }
+
+    /// Every sender may miss as often as at first.
+    pub fn refill_misses(&mut self) {
+        let mut budgets = self.hash::<u32, MissBudget>("miss_budgets");
+        let senders: Vec<u32> = budgets.keys().map(|key| key.expect("readable")).collect();
+        for sender in senders {
+            budgets.remove(&sender).expect("was there");
+        }
     }
 
     /// Records in the ring buffer, oldest first, with their packets.

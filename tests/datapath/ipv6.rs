@@ -134,8 +134,8 @@ fn extension_headers_are_looked_through_up_to_the_limit() {
     }
     let five = with_extensions(&packet, &[0, 60, 60, 60, 60]);
     dp.assert_dropped("from_instance", &five, DropReason::ExtensionHeaders);
-    let fragment = with_extensions(&packet, &[0, 44]);
-    dp.assert_dropped("from_instance", &fragment, DropReason::Fragment);
+    let fragment = patched(with_extensions(&packet, &[0, 44]), ETH_LEN + 40 + 8 + 2, &[0, 8]);
+    dp.assert_dropped("from_instance", &fragment, DropReason::FragmentWithoutFirst);
     // A header that is longer than the packet.
     let long = patched(with_extensions(&packet, &[0]), ETH_LEN + 41, &[255]);
     dp.assert_dropped("from_instance", &long, DropReason::ExtensionHeaders);
@@ -169,7 +169,7 @@ fn an_instance_without_ipv6_gets_no_ipv6_flows() {
     dp.instance(crate::FAR2, 1);
     dp.round_robin(SERVICE6, SLOT, &[crate::FAR2.id]);
     let packet = tcp((CLIENT6.namespace_ip, 40_000), (SERVICE6, 80), SYN, b"");
-    dp.assert_dropped("from_instance", &packet, DropReason::NoInstance);
+    dp.assert_refused("from_instance", &packet, DropReason::NoInstance);
 }
 
 #[test]

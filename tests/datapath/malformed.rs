@@ -96,16 +96,20 @@ fn transport_headers_cut_short_by_the_total_length_are_dropped() {
 }
 
 #[test]
-fn fragments_are_dropped() {
+fn fragments_that_cannot_be_followed_are_dropped() {
     let mut dp = datapath();
-    for field in [0x2000u16, 0x0001, 0x2001, 0x1fff] {
+    for field in [0x0001u16, 0x2001, 0x1fff] {
         let fragment = patched(tcp_syn(), ETH_LEN + 6, &field.to_be_bytes());
-        dp.assert_dropped("from_instance", &fragment, DropReason::Fragment);
+        dp.assert_dropped("from_instance", &fragment, DropReason::FragmentWithoutFirst);
         let inner = tcp((FAR.instance_ip, 1), (NEAR.namespace_ip, 2), SYN, b"");
         let inner_fragment = patched(inner.clone(), ETH_LEN + 6, &field.to_be_bytes());
-        dp.assert_dropped("from_uplink", &tunnelled(&inner_fragment), DropReason::Fragment);
+        dp.assert_dropped(
+            "from_uplink",
+            &tunnelled(&inner_fragment),
+            DropReason::FragmentWithoutFirst,
+        );
         let outer_fragment = patched(tunnelled(&inner), ETH_LEN + 6, &field.to_be_bytes());
-        dp.assert_dropped("from_uplink", &outer_fragment, DropReason::Fragment);
+        dp.assert_dropped("from_uplink", &outer_fragment, DropReason::TunnelFragment);
     }
     // Don't-fragment is not a fragment.
     let whole = with_header_checksum(patched(tcp_syn(), ETH_LEN + 6, &[0x40, 0]));
@@ -119,10 +123,16 @@ fn other_protocols_are_dropped() {
         let packet = ip(CLIENT.namespace_ip, SERVICE, proto);
         dp.assert_dropped("from_instance", &packet, DropReason::UnsupportedProtocol);
     }
-    for icmp_type in [3, 5, 11, 13] {
+    for (icmp_type, reason) in [
+        (3, DropReason::BadQuote),
+        (4, DropReason::UnsupportedIcmp),
+        (5, DropReason::UnsupportedIcmp),
+        (11, DropReason::BadQuote),
+        (13, DropReason::UnsupportedIcmp),
+    ] {
         let packet =
             patched(echo_request(CLIENT.namespace_ip, SERVICE, 1), ETH_LEN + 20, &[icmp_type]);
-        dp.assert_dropped("from_instance", &packet, DropReason::UnsupportedIcmp);
+        dp.assert_dropped("from_instance", &packet, reason);
     }
     let mpls = patched(tcp_syn(), 12, &[0x88, 0x47]);
     dp.assert_dropped("from_instance", &mpls, DropReason::UnsupportedFamily);

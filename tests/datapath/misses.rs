@@ -54,7 +54,7 @@ fn a_packet_to_an_unknown_service_is_handed_over_whole_and_sent_on_later() {
 fn a_packet_that_waited_in_vain_is_dropped_with_the_reason() {
     let mut dp = datapath();
     let syn = tcp((CLIENT.namespace_ip, 40_000), (SERVICE, 80), SYN, b"");
-    dp.assert_dropped("from_parked", &syn, DropReason::Unresolved);
+    dp.assert_refused("from_parked", &syn, DropReason::Unresolved);
     assert!(dp.events().is_empty());
 }
 
@@ -92,6 +92,7 @@ fn a_full_ring_is_counted_and_parking_goes_on_when_there_is_room() {
     let most = limits::EVENTS_BYTES / limits::PARKED_PACKET_BYTES;
     let mut parked = 0;
     loop {
+        dp.refill_misses();
         dp.run("from_instance", &packet);
         match dp.changed()[..] {
             [(ref name, 1)] if name == "parked" => parked += 1,
@@ -102,6 +103,25 @@ fn a_full_ring_is_counted_and_parking_goes_on_when_there_is_room() {
     }
     assert!(parked > most / 2, "only {parked} packets found room");
     assert_eq!(dp.events().len(), parked as usize);
+    dp.refill_misses();
     dp.run("from_instance", &packet);
     assert_eq!(dp.changed(), [("parked".to_owned(), 1)]);
+}
+
+#[test]
+fn an_instance_that_scans_is_slowed_down() {
+    let mut dp = datapath();
+    for port in 0..limits::MISS_BURST as u16 {
+        dp.run("from_instance", &udp((CLIENT.namespace_ip, port), (SERVICE, 53), b"x"));
+        assert_eq!(dp.changed(), [("parked".to_owned(), 1)], "packet {port}");
+    }
+    // The machine may be slow enough to have earned some more meanwhile.
+    let more = udp((CLIENT.namespace_ip, 9_999), (SERVICE, 53), b"x");
+    let mut earned = 0;
+    while dp.run("from_instance", &more).0 == DROP
+        && dp.changed() != [("drop miss-limited".to_owned(), 1)]
+    {
+        earned += 1;
+        assert!(earned < limits::MISS_BURST, "never slowed down");
+    }
 }

@@ -71,12 +71,19 @@ fn a_new_connection_on_the_ports_of_an_ended_one_is_placed_anew() {
 }
 
 #[test]
-fn flows_of_an_instance_that_is_gone_or_moved_are_placed_anew() {
+fn the_client_of_an_instance_that_is_gone_is_told_and_datagrams_go_to_another() {
     let mut dp = datapath(&[FAR.id]);
     dial(&mut dp, 20_000, SYN);
+    let datagram = udp((CLIENT.namespace_ip, 20_000), (SERVICE, 80), b"x");
+    dp.run("from_instance", &datagram);
     dp.round_robin(SERVICE, SLOT, &[NEAR.id]);
     dp.set_instance(FAR.id, Instance { generation: 2, ..instance(FAR, 1) });
-    assert_eq!(dial(&mut dp, 20_000, ACK), NEAR.namespace_ip);
+    let data = tcp((CLIENT.namespace_ip, 20_000), (SERVICE, 80), ACK, b"data");
+    let reset = dp.assert_refused("from_instance", &data, DropReason::InstanceGone);
+    assert_eq!(seen(&reset), Seen { src: (SERVICE, 80), dst: (CLIENT.namespace_ip, 20_000) });
+    assert_eq!(dial(&mut dp, 20_000, SYN), NEAR.namespace_ip);
+    let (_, out) = dp.run("from_instance", &datagram);
+    assert_eq!(seen(&out).dst, (NEAR.namespace_ip, 80));
 }
 
 #[test]
@@ -111,17 +118,17 @@ fn an_instance_address_leads_to_that_instance() {
 fn a_service_without_instances_is_refused() {
     let syn = tcp((CLIENT.namespace_ip, 20_000), (SERVICE, 80), SYN, b"");
     let mut dp = datapath(&[]);
-    dp.assert_dropped("from_instance", &syn, DropReason::NoInstance);
+    dp.assert_refused("from_instance", &syn, DropReason::NoInstance);
     // Instances that are named but not there, or beyond the map.
     dp.round_robin(SERVICE, SLOT, &[7, 1_000_000]);
-    dp.assert_dropped("from_instance", &syn, DropReason::NoInstance);
+    dp.assert_refused("from_instance", &syn, DropReason::NoInstance);
     // A local instance without an interface.
     dp.set_instance(
         6,
         Instance { namespace_ip_v4: Ipv4Addr::new(10, 18, 0, 60).into(), ..instance(NEAR, 0) },
     );
     dp.instance_address(SERVICE, 6, 6);
-    dp.assert_dropped("from_instance", &syn, DropReason::NoInstance);
+    dp.assert_refused("from_instance", &syn, DropReason::NoInstance);
 }
 
 #[test]

@@ -10,8 +10,10 @@ use crate::Addr;
 )]
 pub struct Config {
     /// This node's underlay address: source of the tunnel packets it sends, destination of those
-    /// it accepts.
+    /// it accepts, and address of its published ports.
     pub node_addr: Addr,
+    /// Its IPv6 address for published ports and for what leaves the overlay; unspecified without.
+    pub node_addr_v6: Addr,
     /// Interface of the underlay; 0 = not attached yet, nothing is sent.
     pub uplink_ifindex: u32,
     /// UDP port of the tunnel, network byte order.
@@ -24,9 +26,19 @@ pub struct Config {
     /// The same for IPv6, of the address's first four bytes.
     pub service_net_v6: u32,
     pub service_mask_v6: u32,
-    /// [`features`] of the kernel that runs the programs.
+    /// Namespace IPs of all nodes, IPv4: never dialled, and never let out.
+    pub namespace_net_v4: u32,
+    pub namespace_mask_v4: u32,
+    /// Largest IP packet that an instance takes, bytes.
+    pub instance_mtu: u32,
+    /// [`features`] of the kernel that runs the programs, and what the operator allows.
     pub features: u32,
-    pub _pad2: u32,
+    /// Ports that stand for those of instances that talk to the outside, host byte order; a count
+    /// of 0 forbids it.
+    pub masquerade_first: u16,
+    pub masquerade_count: u16,
+    /// Ports to reach outside of the overlay are watched only when there are any.
+    pub published_count: u32,
 }
 
 impl Config {
@@ -39,6 +51,50 @@ impl Config {
             addr.words()[0] & self.service_mask_v6 == self.service_net_v6
         }
     }
+
+    /// The node's own address of the family of `like`.
+    #[inline(always)]
+    pub fn node_addr_like(&self, like: &Addr) -> Addr {
+        if like.is_v4() { self.node_addr } else { self.node_addr_v6 }
+    }
+
+    /// Whether instances may talk to what is outside of the overlay.
+    #[inline(always)]
+    pub fn masquerades(&self) -> bool {
+        self.masquerade_count != 0
+    }
+
+    /// Whether a packet to the node's own address can be for an instance.
+    #[inline(always)]
+    pub fn watches_uplink(&self) -> bool {
+        self.masquerade_count != 0 || self.published_count != 0
+    }
+
+    /// Whether `addr` is a host outside of the overlay that an instance may talk to: unicast, not
+    /// this link's, not this node's and no namespace IP.
+    #[inline(always)]
+    pub fn is_outside_host(&self, addr: &Addr) -> bool {
+        if *addr == self.node_addr || *addr == self.node_addr_v6 || self.is_service_address(addr) {
+            return false;
+        }
+        let [first, second, ..] = addr.words();
+        if !addr.is_v4() {
+            let [high, low, ..] = first.to_ne_bytes();
+            // ff00::/8, fe80::/10, fc00::/7, and ::/32 with loopback and the v4-mapped.
+            return high != 0xff
+                && !(high == 0xfe && low & 0xc0 == 0x80)
+                && high & 0xfe != 0xfc
+                && (first, second) != (0, 0);
+        }
+        let word = addr.v4_word();
+        let [high, low, ..] = word.to_ne_bytes();
+        // RFC 6890: this network, loopback, link-local, multicast and reserved.
+        high != 0
+            && high != 127
+            && !(high == 169 && low == 254)
+            && high < 224
+            && word & self.namespace_mask_v4 != self.namespace_net_v4
+    }
 }
 
 /// Bits of [`Config::features`].
@@ -46,6 +102,8 @@ pub mod features {
     /// `bpf_l4_csum_replace` knows `BPF_F_IPV6` (kernel 6.16, commit ead7f9b8de65): without it a
     /// checksum that the network card has summed up goes wrong when IPv6 addresses change.
     pub const L4_CHECKSUM_IPV6: u32 = 1;
+    /// Events of new and ended flows and of drops go to the ring `observations`: somebody reads.
+    pub const OBSERVE: u32 = 2;
 }
 
 crate::map_type!(Config);

@@ -44,13 +44,42 @@ pub enum ProgramCounter {
     Parked = 3,
     /// Not ours: left to the kernel's own stack.
     Passed = 4,
+    /// Let out to a host outside of the overlay, with the node's address.
+    LeftOverlay = 5,
+    /// Let in from outside: of a published port, or the answer to what was let out.
+    EnteredOverlay = 6,
+    /// ICMP errors translated, outer and inner; they are counted where they go as well.
+    ErrorTranslated = 7,
+    /// Answered with a TCP RST or an ICMP error; the packet itself is counted as dropped.
+    Refused = 8,
+    /// Probes of peers sent back.
+    ProbeReflected = 9,
+    /// Answers to this node's probes.
+    ProbeAnswered = 10,
+    /// SYNs whose largest segment was clamped.
+    MssClamped = 11,
+    /// Flows that both sides have confirmed.
+    FlowConfirmed = 12,
 }
 
 impl ProgramCounter {
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 13;
 
-    pub const ALL: [Self; Self::COUNT as usize] =
-        [Self::Delivered, Self::Encapsulated, Self::Decapsulated, Self::Parked, Self::Passed];
+    pub const ALL: [Self; Self::COUNT as usize] = [
+        Self::Delivered,
+        Self::Encapsulated,
+        Self::Decapsulated,
+        Self::Parked,
+        Self::Passed,
+        Self::LeftOverlay,
+        Self::EnteredOverlay,
+        Self::ErrorTranslated,
+        Self::Refused,
+        Self::ProbeReflected,
+        Self::ProbeAnswered,
+        Self::MssClamped,
+        Self::FlowConfirmed,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -59,6 +88,14 @@ impl ProgramCounter {
             Self::Decapsulated => "decapsulated",
             Self::Parked => "parked",
             Self::Passed => "passed",
+            Self::LeftOverlay => "left-overlay",
+            Self::EnteredOverlay => "entered-overlay",
+            Self::ErrorTranslated => "error-translated",
+            Self::Refused => "refused",
+            Self::ProbeReflected => "probe-reflected",
+            Self::ProbeAnswered => "probe-answered",
+            Self::MssClamped => "mss-clamped",
+            Self::FlowConfirmed => "flow-confirmed",
         }
     }
 }

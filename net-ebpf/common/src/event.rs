@@ -1,4 +1,5 @@
-//! Records of the ring buffer `events`: an [`Event`] followed by `packet_len` bytes of packet.
+//! Records of the ring buffers `events` (what user space must act on) and `observations` (what
+//! people watch): an [`Event`], followed in `events` by `packet_len` bytes of packet.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -20,7 +21,18 @@ pub struct Event {
     pub dst: Addr,
     /// Bytes of the packet that follow, from its Ethernet header on.
     pub packet_len: u32,
-    pub _pad: u32,
+    /// What it says depends on the kind.
+    pub value: u32,
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub time_ns: u64,
+    /// Of a probe, what it carried: [`crate::probe::Probe::sent_ns`] and `nonce`.
+    pub sent_ns: u64,
+    pub nonce: u64,
+    /// Network byte order.
+    pub sport: u16,
+    pub dport: u16,
+    /// IANA number.
+    pub proto: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,15 +41,39 @@ pub enum EventKind {
     Miss = 1,
     /// A packet waits because its sender's own instance IP is not known yet.
     UnnamedSender = 2,
+    /// The peer `src`:`sport`, node `value`, answered the probe with number `ifindex`.
+    ProbeReply = 3,
+    /// A tunnel packet came from `src`:`sport`, whom nobody has announced. Once a second at most.
+    UnknownPeer = 4,
+    /// A router says that the path to the node `value` carries packets of `packet_len` bytes only,
+    /// outer headers included.
+    PathMtu = 5,
+    /// The node `value` sent the first packet of the instance IP `src`, which this node does not
+    /// know, to the local instance `dst`.
+    LearnedSource = 6,
+    /// A flow began: `src`:`sport` to `dst`:`dport`, to the instance `value`.
+    FlowOpened = 7,
+    /// A flow ended by FIN or RST.
+    FlowClosed = 8,
+    /// A packet was dropped; `value` is the reason.
+    Dropped = 9,
 }
 
 impl EventKind {
-    pub const fn from_raw(raw: u32) -> Option<Self> {
-        match raw {
-            1 => Some(Self::Miss),
-            2 => Some(Self::UnnamedSender),
-            _ => None,
-        }
+    pub const ALL: [Self; 9] = [
+        Self::Miss,
+        Self::UnnamedSender,
+        Self::ProbeReply,
+        Self::UnknownPeer,
+        Self::PathMtu,
+        Self::LearnedSource,
+        Self::FlowOpened,
+        Self::FlowClosed,
+        Self::Dropped,
+    ];
+
+    pub fn from_raw(raw: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u32 == raw)
     }
 }
 

@@ -1,11 +1,18 @@
 //! The flow table: what was decided for a 5-tuple, so that it is decided once.
 //!
-//! Each flow has two entries, one a direction, and each packet costs one look-up:
+//! A flow is kept in the map `opening` until both sides have answered each other, and then moves to
+//! the map `flows`: `opening` forgets the oldest entry when it is full, `flows` forgets nothing. So
+//! a flood of connections that nobody completes costs other such connections, and no established
+//! one.
+//!
+//! Each flow has two entries, one a direction, and each packet of an established flow costs one
+//! look-up:
 //!
 //! * packets that a local instance sends are keyed as the instance sees them
 //!   (`origin` = its veth, `local` = its namespace IP, `remote` = what it dialled or answers to);
 //! * packets that arrive through the tunnel are keyed as the peer wrote them
-//!   (`origin` = the peer, `local` = the inner destination, `remote` = the inner source).
+//!   (`origin` = the peer, `local` = the inner destination, `remote` = the inner source);
+//! * packets that arrive by the uplink without a tunnel likewise (`origin` = [`OUTSIDE`]).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -36,6 +43,10 @@ pub const fn from_node(id: u32) -> u32 {
     0x8000_0000 | id
 }
 
+/// Stands for a node in [`Flow::node`] and [`from_node`]: the uplink without a tunnel, where
+/// published ports are dialled and masqueraded flows leave.
+pub const OUTSIDE: u32 = 0x7fff_ffff;
+
 #[repr(C)]
 #[derive(
     Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -48,17 +59,23 @@ pub struct Flow {
     /// `CLOCK_MONOTONIC` (coarse), nanoseconds.
     pub created_ns: u64,
     pub last_seen_ns: u64,
-    /// Addresses that the packet leaves with.
+    /// Addresses and ports that the packet leaves with. Of ICMP echo, `sport` is the identifier.
     pub src: Addr,
     pub dst: Addr,
+    /// Network byte order.
+    pub sport: u16,
+    pub dport: u16,
+    /// What the change of addresses adds to a checksum over them, folded to 32 bits.
+    pub address_delta: u32,
     /// Deliver to the instance behind this veth, when `node` is 0.
     pub ifindex: u32,
-    /// Send to this node through the tunnel; 0 = this node.
+    /// Send to this node through the tunnel; 0 = this node, [`OUTSIDE`] = by the uplink as it is.
     pub node: u32,
-    /// Slot of the service IP that was dialled; 0 = the flow was opened by a remote client.
+    /// Slot of the service IP that was dialled; 0 = the flow was opened by a remote client or
+    /// leads to or from outside.
     pub service: u32,
     /// The instance that was chosen; of a flow opened by a remote client, the local instance that
-    /// it reached. 0 = not known to this node.
+    /// it reached; of a flow to outside, the instance that opened it. 0 = not known to this node.
     pub instance: u32,
     /// Generation of that instance when the flow was placed.
     pub generation: u32,
@@ -66,15 +83,50 @@ pub struct Flow {
     pub flags: u32,
 }
 
+impl Flow {
+    /// The key of the answers to this entry's packets, which are questions. `answering` is the
+    /// address that answers: not always the one that was sent to, because a peer answers with its
+    /// instance IP.
+    #[inline(always)]
+    pub fn answers_key(&self, key: &FlowKey, answering: Addr) -> FlowKey {
+        let is_echo = key.proto == 1 || key.proto == 58;
+        let reply = if key.proto == 1 { 0 } else { u16::from_ne_bytes([129, 0]) };
+        if self.node == 0 {
+            // As the server of this node sends them.
+            FlowKey {
+                local: self.dst,
+                remote: self.src,
+                local_port: if is_echo { self.sport } else { self.dport },
+                remote_port: if is_echo { reply } else { self.sport },
+                origin: self.ifindex,
+                proto: key.proto,
+            }
+        } else {
+            FlowKey {
+                local: self.src,
+                remote: answering,
+                local_port: self.sport,
+                remote_port: if is_echo { reply } else { self.dport },
+                origin: from_node(self.node),
+                proto: key.proto,
+            }
+        }
+    }
+}
+
 /// Bits of [`Flow::flags`].
 pub mod flags {
     /// The packets of this entry are the answers of the flow, not its questions.
     pub const REPLY: u32 = 1;
-    /// The flow was opened by a client on another node.
+    /// The flow was opened by a client on another node, or from outside.
     pub const REMOTE_CLIENT: u32 = 2;
     /// A TCP FIN or RST went by in this direction: the entry is of no use once it is quiet, and a
     /// SYN on the same ports is a new connection.
     pub const CLOSING: u32 = 4;
+    /// A TCP RST went by: the flow has ended.
+    pub const RESET: u32 = 8;
+    /// Both sides have answered each other: the entry is in the map `flows`, not in `opening`.
+    pub const CONFIRMED: u32 = 16;
 }
 
 crate::map_type!(FlowKey, Flow);

@@ -14,10 +14,16 @@ pub mod config;
 pub mod counters;
 pub mod endpoint;
 pub mod event;
+pub mod explain;
 pub mod flow;
+pub mod fragment;
 pub mod instance;
 pub mod limits;
+pub mod miss;
 pub mod node;
+pub mod packet;
+pub mod probe;
+pub mod published;
 pub mod reason;
 pub mod service;
 
@@ -26,14 +32,20 @@ pub use config::Config;
 pub use counters::{Counter, ProgramCounter, Traffic};
 pub use endpoint::Endpoint;
 pub use event::{Event, EventKind};
+pub use explain::{Explanation, Step, StepKind};
 pub use flow::{Flow, FlowKey};
+pub use fragment::{FragmentKey, FragmentPorts};
 pub use instance::{Instance, InstanceState};
+pub use miss::MissBudget;
 pub use node::{Node, NodeKind, NodeState, PeerKey};
+pub use packet::Packet;
+pub use probe::Probe;
+pub use published::{Published, PublishedKey};
 pub use reason::DropReason;
-pub use service::{Policy, Service};
+pub use service::{Chunk, Policy, Service, Table};
 
 /// Version of everything that is pinned: maps live below `<bpffs root>/v<LAYOUT_VERSION>/`.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Declares that a type may cross into a map as its bytes.
 macro_rules! map_type {

@@ -13,17 +13,44 @@ pub const NODES: u32 = 4_096;
 /// Local addresses: two for each instance and family (*default*).
 pub const ENDPOINTS: u32 = 4_096;
 
-/// Flow entries, two for each flow (*default*); about 200 bytes each, allocated at once.
-pub const FLOWS: u32 = 131_072;
+/// Entries of established flows, two for each flow (*default*); about 200 bytes each, allocated
+/// when there are that many.
+pub const FLOWS: u32 = 262_144;
 
-/// Instances in one lookup table. Weights repeat an id, so this is also the number of slots.
+/// Entries of flows that one side has opened and the other has not confirmed, two for each flow
+/// (*default*); the oldest makes room for the newest. Allocated at once.
+pub const OPENING: u32 = 65_536;
+
+/// Datagrams whose fragments are followed at a time; the oldest makes room for the newest.
+pub const FRAGMENTS: u32 = 4_096;
+
+/// Published ports of a node.
+pub const PUBLISHED: u32 = 4_096;
+
+/// Instances whose misses are limited at a time.
+pub const MISS_BUDGETS: u32 = 4_096;
+
+/// Packets that one instance may have parked at once, before the rate counts.
+pub const MISS_BURST: u64 = 256;
+
+/// Packets a second that one instance may have parked.
+pub const MISSES_PER_SECOND: u64 = 64;
+
+/// Instance ids in one chunk of a lookup table.
+pub const CHUNK_IDS: u32 = 32;
+
+/// Chunks of all lookup tables together (*default*), 128 bytes each. One a table is enough for 32
+/// places; affinity takes 8 to 32.
+pub const CHUNKS: u32 = 131_072;
+
+/// Places in one lookup table. Weights repeat an id, so this is more than the instances.
 pub const TABLE_SLOTS: u32 = 1_021;
-
-/// Elements of a lookup table: element 0 is the number of ids, element 1… are the ids.
-pub const TABLE_LEN: u32 = TABLE_SLOTS + 1;
 
 /// Bytes of the ring buffer `events`: a power of two, and a multiple of the page size.
 pub const EVENTS_BYTES: u32 = 4 * 1024 * 1024;
+
+/// Bytes of the ring buffer `observations`.
+pub const OBSERVATIONS_BYTES: u32 = 1024 * 1024;
 
 /// Bytes of a service's full name, `app.appns.service.servicens`, 4 × 30 and three dots, rounded
 /// up; a shorter one is followed by zeros.
@@ -45,3 +72,13 @@ pub const PLACEMENT_TRIES: u32 = 4;
 /// IPv6 extension headers that are looked through; a packet with more is dropped. RFC 8200
 /// recommends at most one of each kind, of which four may stand before a transport header.
 pub const EXTENSION_HEADERS: u32 = 4;
+
+/// TCP options that are looked through for the largest segment size; every stack sends it first.
+pub const TCP_OPTIONS: u32 = 8;
+
+/// Ports tried for a flow that leaves the overlay.
+pub const MASQUERADE_TRIES: u32 = 8;
+
+/// Bytes of a refused packet that an ICMP error quotes: its headers, as far as those are of the
+/// usual length.
+pub const QUOTED_BYTES: usize = 80;

@@ -25,6 +25,16 @@ pub struct Node {
     /// network byte order; mask 0 = not announced, not checked.
     pub subnet_net_v4: u32,
     pub subnet_mask_v4: u32,
+    /// Largest IP packet that the path to it carries inside the tunnel, bytes; 0 = as large as an
+    /// instance may send.
+    pub mtu: u32,
+    pub _pad2: u32,
+    /// Until then (`CLOCK_MONOTONIC`, nanoseconds) frames to it go out with these addresses; later
+    /// the kernel's own neighbour table is asked.
+    pub next_hop_until_ns: u64,
+    /// Destination and source of those frames, as they stand in the Ethernet header.
+    pub macs: [u16; 6],
+    pub _pad3: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

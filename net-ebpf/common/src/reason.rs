@@ -38,15 +38,15 @@ reasons! {
     BadHeader = 1, "bad-header";
     /// The source is not the address of the instance that sent it.
     SpoofedSource = 2, "spoofed-source";
-    /// A fragment: the overlay does not follow fragments yet.
-    Fragment = 3, "fragment";
+    /// A fragment of a tunnel packet: tunnel packets are never cut, so the sender's path must be mended.
+    TunnelFragment = 3, "tunnel-fragment";
     /// Neither TCP, UDP nor ICMP nor ICMPv6.
     UnsupportedProtocol = 4, "unsupported-protocol";
-    /// ICMP other than echo.
+    /// ICMP that is neither echo nor an error that is forwarded, or an answer that nobody asked for.
     UnsupportedIcmp = 5, "unsupported-icmp";
     /// Neither IPv4 nor IPv6: the overlay carries nothing else.
     UnsupportedFamily = 6, "unsupported-family";
-    /// The destination is neither a service IP nor an instance IP.
+    /// The destination is neither a service IP nor an instance IP, and this node lets nothing else out.
     OutsideOverlay = 7, "outside-overlay";
     /// Nobody knows the destination: it was asked for, and the answer was no or did not come.
     Unresolved = 8, "unresolved";
@@ -78,6 +78,22 @@ reasons! {
     NotConfigured = 21, "not-configured";
     /// More IPv6 extension headers than are looked through, or one cut short.
     ExtensionHeaders = 22, "extension-headers";
+    /// A later fragment of a datagram whose first fragment did not come by before.
+    FragmentWithoutFirst = 23, "fragment-without-first";
+    /// An ICMP error that quotes something that is no packet of TCP, UDP or echo.
+    BadQuote = 24, "bad-quote";
+    /// An ICMP error about a packet of no flow of its receiver.
+    UnrelatedError = 25, "unrelated-error";
+    /// Larger than the path to the other node carries; its sender was told how large it may be.
+    TooBig = 26, "too-big";
+    /// The instance dials more unknown addresses than it may have looked up.
+    MissLimited = 27, "miss-limited";
+    /// The flow's instance is gone; its client was told.
+    InstanceGone = 28, "instance-gone";
+    /// No port is left for another flow to this host outside of the overlay.
+    NoPortLeft = 29, "no-port-left";
+    /// Its time to live ended here, on the way out of the overlay; its sender was told.
+    TtlExceeded = 30, "ttl-exceeded";
 }
 
 impl DropReason {

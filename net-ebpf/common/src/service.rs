@@ -2,6 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::limits;
+
 /// Value of the map `services`, keyed by service IP or instance IP.
 #[repr(C)]
 #[derive(
@@ -52,4 +54,27 @@ impl Policy {
     }
 }
 
-crate::map_type!(Service);
+/// Value of the map `tables`, keyed by slot: where in the map `chunks` the weighted lookup table of
+/// the slot is. A new table is written to free chunks and then takes the place of the old one by
+/// one update of this entry.
+#[repr(C)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Table {
+    /// The first of its chunks, which follow one another.
+    pub first: u32,
+    /// Instance ids in it.
+    pub len: u32,
+}
+
+/// Value of the map `chunks`: a part of a lookup table.
+#[repr(C)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Chunk {
+    pub ids: [u32; limits::CHUNK_IDS as usize],
+}
+
+crate::map_type!(Service, Table, Chunk);

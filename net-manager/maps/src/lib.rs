@@ -4,6 +4,7 @@
 //! the net manager reads back from here what it wrote, and `xylem net` shows it while nothing of
 //! Xylem runs.
 
+mod chunks;
 mod name;
 mod open;
 mod pinned;

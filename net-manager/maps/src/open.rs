@@ -9,16 +9,23 @@ use aya::maps::MapError;
 use net_common::LAYOUT_VERSION;
 
 /// Every map that is pinned, under its own name.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 22] = [
     "config",
     "services",
     "tables",
+    "chunks",
     "cursors",
     "instances",
     "nodes",
     "peers",
     "endpoints",
     "flows",
+    "opening",
+    "fragments",
+    "published",
+    "miss_budgets",
+    "explain",
+    "observations",
     "service_traffic",
     "instance_traffic",
     "drops",

@@ -3,29 +3,27 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::{
     Pod,
-    maps::{
-        Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf,
-    },
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
     sys::SyscallError,
     util::nr_cpus,
 };
 use net_common::{
-    Addr, Config, Counter, DropReason, Endpoint, Flow, FlowKey, Instance, Node, PeerKey,
-    ProgramCounter, Service, Traffic, limits,
+    Addr, Chunk, Config, Counter, DropReason, Endpoint, Explanation, Flow, FlowKey, Instance, Node,
+    PeerKey, ProgramCounter, Published, PublishedKey, Service, Table, Traffic, limits,
 };
+use nix::time::{ClockId, clock_gettime};
 
 use crate::{
+    chunks::{self, Chunks, NoChunkLeft},
     name::Name,
     open::{OpenError, find, unreadable},
     snapshot,
 };
-
-/// `BPF_F_INNER_MAP`: a lookup table is as long as it needs to be.
-const INNER_MAP: u32 = 0x1000;
 
 /// A read or a write of a map that failed.
 #[derive(Debug, thiserror::Error)]
@@ -74,13 +72,19 @@ pub struct PinnedMaps {
     dir: PathBuf,
     config: Array<MapData, Config>,
     services: HashMap<MapData, Addr, Service>,
-    tables: ArrayOfMaps<MapData, Array<MapData, u32>>,
+    tables: HashMap<MapData, u32, Table>,
+    chunks: Array<MapData, Chunk>,
+    /// Made when the first table is written: who only reads does without.
+    free_chunks: Option<Chunks>,
     cursors: Array<MapData, u64>,
     instances: Array<MapData, Instance>,
     nodes: Array<MapData, Node>,
     peers: HashMap<MapData, PeerKey, u32>,
     endpoints: HashMap<MapData, Addr, Endpoint>,
     flows: HashMap<MapData, FlowKey, Flow>,
+    opening: HashMap<MapData, FlowKey, Flow>,
+    published: HashMap<MapData, PublishedKey, Published>,
+    explain: Array<MapData, Explanation>,
     service_traffic: PerCpuArray<MapData, Traffic>,
     instance_traffic: PerCpuArray<MapData, Traffic>,
     drops: PerCpuArray<MapData, Counter>,
@@ -105,12 +109,17 @@ impl PinnedMaps {
             config: open(&dir, "config")?,
             services: open(&dir, "services")?,
             tables: open(&dir, "tables")?,
+            chunks: open(&dir, "chunks")?,
+            free_chunks: None,
             cursors: open(&dir, "cursors")?,
             instances: open(&dir, "instances")?,
             nodes: open(&dir, "nodes")?,
             peers: open(&dir, "peers")?,
             endpoints: open(&dir, "endpoints")?,
             flows: open(&dir, "flows")?,
+            opening: open(&dir, "opening")?,
+            published: open(&dir, "published")?,
+            explain: open(&dir, "explain")?,
             service_traffic: open(&dir, "service_traffic")?,
             instance_traffic: open(&dir, "instance_traffic")?,
             drops: open(&dir, "drops")?,
@@ -125,12 +134,21 @@ impl PinnedMaps {
         &self.dir
     }
 
-    /// The ring buffer of parked packets, which has one reader: the net manager.
+    /// The ring buffer of what must be acted on, which has one reader: the net manager.
     ///
     /// # Errors
     /// It cannot be opened.
     pub fn open_events(root: &Path) -> Result<RingBuf<MapData>, OpenError> {
         open(&find(root)?, "events")
+    }
+
+    /// The ring buffer of what people watch; it is filled while
+    /// [`net_common::config::features::OBSERVE`] is set.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open_observations(root: &Path) -> Result<RingBuf<MapData>, OpenError> {
+        open(&find(root)?, "observations")
     }
 
     pub fn config(&self) -> Result<Config, MapsError> {
@@ -162,21 +180,50 @@ impl PinnedMaps {
         let Some(table) = optional(self.tables.get(&slot, 0)).map_err(read("tables"))? else {
             return Ok(Vec::new());
         };
-        let len = table.get(&0, 0).map_err(read("tables"))?.min(table.len().saturating_sub(1));
-        (1..=len).map(|index| table.get(&index, 0).map_err(read("tables"))).collect()
+        let mut ids = Vec::new();
+        for chunk in chunks::of(&table).take(chunks::needed(limits::TABLE_SLOTS as usize) as usize)
+        {
+            ids.extend(self.chunks.get(&chunk, 0).map_err(read("chunks"))?.ids);
+        }
+        ids.truncate(table.len as usize);
+        Ok(ids)
     }
 
-    /// Replaces a slot's lookup table in one step; no packet sees half of it.
+    /// Replaces a slot's lookup table in one step; no packet sees half of it. One without ids is
+    /// removed.
     pub fn set_table(&mut self, slot: u32, ids: &[u32]) -> Result<(), MapsError> {
         let ids = &ids[..ids.len().min(limits::TABLE_SLOTS as usize)];
-        let count = ids.len() as u32;
-        let mut table: Array<MapData, u32> =
-            Array::create(count + 1, INNER_MAP).map_err(write("tables"))?;
-        table.set(0, count, 0).map_err(write("tables"))?;
-        for (index, id) in (1..).zip(ids) {
-            table.set(index, *id, 0).map_err(write("tables"))?;
+        let now = monotonic();
+        let before = optional(self.tables.get(&slot, 0)).map_err(read("tables"))?;
+        if self.free_chunks.is_none() {
+            let tables = snapshot::entries(&self.tables).map_err(read("tables"))?;
+            let tables = tables.into_iter().map(|(_, table)| table);
+            self.free_chunks = Some(Chunks::new(self.chunks.len(), tables, now));
         }
-        self.tables.set(slot, &table, 0).map_err(write("tables"))
+        let free = self.free_chunks.get_or_insert_default();
+        if ids.is_empty() {
+            removed(self.tables.remove(&slot)).map_err(write("tables"))?;
+        } else {
+            let count = chunks::needed(ids.len());
+            let first = free.take(count, now).map_err(|NoChunkLeft| no_room("chunks"))?;
+            let table = Table { first, len: ids.len() as u32 };
+            let written = (first..)
+                .zip(ids.chunks(limits::CHUNK_IDS as usize))
+                .try_for_each(|(index, ids)| {
+                    let mut chunk = Chunk::default();
+                    chunk.ids[..ids.len()].copy_from_slice(ids);
+                    self.chunks.set(index, chunk, 0).map_err(write("chunks"))
+                })
+                .and_then(|()| self.tables.insert(slot, table, 0).map_err(write("tables")));
+            if let Err(error) = written {
+                free.give_back(chunks::of(&table), now);
+                return Err(error);
+            }
+        }
+        if let Some(before) = before {
+            free.give_back(chunks::of(&before), now);
+        }
+        Ok(())
     }
 
     /// Every entry that was ever written, those of instances that are gone included.
@@ -199,7 +246,7 @@ impl PinnedMaps {
 
     /// How many slots `tables`, `cursors` and `service_traffic` have.
     pub fn slot_capacity(&self) -> u32 {
-        self.cursors.len().min(self.service_traffic.len()).min(self.tables.len())
+        self.cursors.len().min(self.service_traffic.len())
     }
 
     pub fn nodes(&self) -> Result<Vec<(u32, Node)>, MapsError> {
@@ -242,22 +289,60 @@ impl PinnedMaps {
         removed(self.endpoints.remove(&addr)).map_err(write("endpoints"))
     }
 
+    /// Every entry of the flow table, those of flows that are not established yet included.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, MapsError> {
-        snapshot::entries(&self.flows).map_err(read("flows"))
+        let mut flows = snapshot::entries(&self.flows).map_err(read("flows"))?;
+        flows.extend(snapshot::entries(&self.opening).map_err(read("opening"))?);
+        Ok(flows)
     }
 
     /// The keys alone, for who goes through the table in parts.
     pub fn flow_keys(&self) -> Result<Vec<FlowKey>, MapsError> {
-        let keys = snapshot::keys(&self.flows).map_err(read("flows"))?;
+        let mut keys = snapshot::keys(&self.flows).map_err(read("flows"))?;
+        keys.extend(snapshot::keys(&self.opening).map_err(read("opening"))?);
         Ok(keys.into_iter().collect())
     }
 
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, MapsError> {
-        optional(self.flows.get(key, 0)).map_err(read("flows"))
+        match optional(self.flows.get(key, 0)).map_err(read("flows"))? {
+            Some(flow) => Ok(Some(flow)),
+            None => optional(self.opening.get(key, 0)).map_err(read("opening")),
+        }
+    }
+
+    /// Writes an entry of an established flow.
+    pub fn set_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), MapsError> {
+        self.flows.insert(key, flow, 0).map_err(write("flows"))
     }
 
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), MapsError> {
-        removed(self.flows.remove(key)).map_err(write("flows"))
+        removed(self.flows.remove(key)).map_err(write("flows"))?;
+        removed(self.opening.remove(key)).map_err(write("opening"))
+    }
+
+    pub fn published(&self) -> Result<Vec<(PublishedKey, Published)>, MapsError> {
+        snapshot::entries(&self.published).map_err(read("published"))
+    }
+
+    pub fn set_published(
+        &mut self,
+        key: &PublishedKey,
+        published: &Published,
+    ) -> Result<(), MapsError> {
+        self.published.insert(key, published, 0).map_err(write("published"))
+    }
+
+    pub fn remove_published(&mut self, key: &PublishedKey) -> Result<(), MapsError> {
+        removed(self.published.remove(key)).map_err(write("published"))
+    }
+
+    /// What was noted of the decision about the last packet that was looked at only.
+    pub fn explanation(&self) -> Result<Explanation, MapsError> {
+        self.explain.get(&0, 0).map_err(read("explain"))
+    }
+
+    pub fn clear_explanation(&mut self) -> Result<(), MapsError> {
+        self.explain.set(0, Explanation::default(), 0).map_err(write("explain"))
     }
 
     /// By slot. Entries that are not names are left out.
@@ -342,6 +427,17 @@ fn optional<V>(result: Result<V, MapError>) -> Result<Option<V>, MapError> {
         Err(MapError::KeyNotFound) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// `CLOCK_MONOTONIC`, that of the kernel programs.
+fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+fn no_room(map: &'static str) -> MapsError {
+    let io_error = io::Error::from(io::ErrorKind::StorageFull);
+    let source = MapError::SyscallError(SyscallError { call: "bpf_map_update_elem", io_error });
+    MapsError { doing: "write", map, source: Box::new(source) }
 }
 
 /// The entries of an array that are not all zero.

@@ -31,6 +31,9 @@ const UPLINK_LINK: &str = "uplink_";
 /// fdff::/16: all service IPs and instance IPs, of every policy.
 const SERVICE_NET_V6: [u8; 4] = [0xfd, 0xff, 0, 0];
 const SERVICE_MASK_V6: [u8; 4] = [0xff, 0xff, 0, 0];
+/// 10.18.0.0/16: the namespace IPs of all workers.
+const NAMESPACE_NET_V4: [u8; 4] = [10, 18, 0, 0];
+const NAMESPACE_MASK_V4: [u8; 4] = [255, 255, 0, 0];
 
 /// Every IPv4 host takes packets of this size (RFC 791); the instances' interfaces have it at
 /// least.
@@ -110,7 +113,10 @@ impl Node {
             service_net_v6: u32::from_ne_bytes(SERVICE_NET_V6),
             service_mask_v6: u32::from_ne_bytes(SERVICE_MASK_V6),
             features: kernel::version::features(),
-            _pad2: 0,
+            namespace_net_v4: u32::from_ne_bytes(NAMESPACE_NET_V4),
+            namespace_mask_v4: u32::from_ne_bytes(NAMESPACE_MASK_V4),
+            instance_mtu: self.instance_mtu(),
+            ..NodeConfig::default()
         }
     }
 

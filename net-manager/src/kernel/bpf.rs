@@ -21,6 +21,7 @@ use aya::{
     },
     sys::SyscallError,
 };
+use net_common::limits;
 use net_maps::{LINKS_DIR, MAPS, layout_dir, other_layouts};
 use nix::errno::Errno;
 
@@ -115,6 +116,10 @@ pub struct MapSizes {
     pub flows: u32,
 }
 
+/// Chunks of lookup tables for each service IP: affinity takes up to 32, the others one, and most
+/// addresses are instance IPs, which have none.
+const CHUNKS_PER_SERVICE: u32 = limits::CHUNKS / limits::SERVICES;
+
 impl MapSizes {
     fn of(&self, map: &str) -> Option<u32> {
         match map {
@@ -122,6 +127,7 @@ impl MapSizes {
             "instances" | "instance_traffic" => Some(self.instances),
             "nodes" | "peers" => Some(self.nodes),
             "flows" => Some(self.flows),
+            "chunks" => Some(self.services.saturating_mul(CHUNKS_PER_SERVICE)),
             _ => None,
         }
     }

@@ -47,7 +47,10 @@ fn next(ring: &mut RingBuf<MapData>) -> Option<Miss> {
     loop {
         let record = ring.next()?;
         match parse(&record) {
-            Some(miss) => return Some(miss),
+            Some(miss) if matches!(miss.kind, EventKind::Miss | EventKind::UnnamedSender) => {
+                return Some(miss);
+            }
+            Some(_) => {}
             None => warn!(bytes = record.len(), "a record of the event ring makes no sense"),
         }
     }

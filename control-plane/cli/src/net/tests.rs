@@ -188,7 +188,7 @@ fn snapshot() -> Snapshot {
         flows: [&local_flow()[..], &outgoing_flow(), &incoming_ping(), &[half_a_flow()]].concat(),
         drops: vec![
             (DropReason::Truncated, Counter::default()),
-            (DropReason::Fragment, counted(1)),
+            (DropReason::TunnelFragment, counted(1)),
             (DropReason::UnknownPeer, counted(12)),
         ],
     }

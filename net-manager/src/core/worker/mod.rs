@@ -136,6 +136,8 @@ impl Worker {
         let awaited = match kind {
             EventKind::Miss => Awaited::Destination(dst),
             EventKind::UnnamedSender => Awaited::Sender(packet.src),
+            // No other event carries a packet.
+            _ => return,
         };
         // Answered since the packet was handed over.
         let known = match awaited {
