@@ -200,7 +200,12 @@ pub(crate) fn table(marks: &[Mark]) -> Option<Table> {
         table.add_row([
             mark.figure.clone(),
             mark.bound.to_string(),
-            format!("{:.2}", mark.measured),
+            // Fine enough to see on which side of its mark a ratio is.
+            if mark.unit.is_empty() {
+                format!("{:.3}", mark.measured)
+            } else {
+                format!("{:.1}", mark.measured)
+            },
             mark.unit.to_owned(),
             if mark.bound.is_met(mark.measured) { "met" } else { "missed" }.to_owned(),
         ]);
