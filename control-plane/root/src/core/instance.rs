@@ -165,7 +165,9 @@ impl State {
     ) -> Result<(), Refusal> {
         self.service(caller, job_id)?;
         let Some(instance_number) = number else {
-            self.undeploy_all(job_id, now);
+            for key in self.keys_of(job_id) {
+                self.undeploy(&key, Drain::OnlyIfDialled, now);
+            }
             return Ok(());
         };
         let key = InstanceKey { job_id: job_id.to_owned(), instance_number };
@@ -176,24 +178,30 @@ impl State {
         Ok(())
     }
 
-    /// Removes every instance of the service.
-    pub(crate) fn undeploy_all(&mut self, job_id: &str, now: Moment) {
+    /// Removes every instance of a service that goes itself. Nobody elsewhere is told of it yet:
+    /// who asked now would hear that there is no such service, and forget where its flows lead.
+    pub(crate) fn bury_all(&mut self, job_id: &str, now: Moment) {
         for key in self.keys_of(job_id) {
-            self.undeploy(&key, Drain::OnlyIfDialled, now);
+            self.bury(&key, Drain::OnlyIfDialled, now);
         }
     }
 
-    /// Turns the instance into a tombstone, or forgets it at once when no cluster has it.
     fn undeploy(&mut self, key: &InstanceKey, drain: Drain, now: Moment) {
+        let before = self.entry(key);
+        self.bury(key, drain, now);
+        self.announce(key, before);
+    }
+
+    /// Turns the instance into a tombstone, or forgets it at once when no cluster has it.
+    fn bury(&mut self, key: &InstanceKey, drain: Drain, now: Moment) {
         let Some(mut instance) = self.instances.get(key).cloned() else { return };
         let Some(cluster_id) = instance.cluster_id.clone() else {
             self.forget(key);
             return;
         };
-        let before = self.entry(key);
         if !instance.removing {
             instance.removing = true;
-            instance.draining = before.is_some();
+            instance.draining = self.entry(key).is_some();
             instance.status = InstanceStatus::Undeployed;
             instance.status_detail = NOT_CONFIRMED.to_owned();
             instance.modified = now.wall;
@@ -210,7 +218,6 @@ impl State {
                 drain_only_if_dialled: drain == Drain::OnlyIfDialled && only_here,
             },
         );
-        self.announce(key, before);
     }
 
     /// A copy that nobody should have any more.

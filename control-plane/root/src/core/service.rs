@@ -120,7 +120,7 @@ impl State {
         now: Moment,
     ) -> Result<(), Refusal> {
         let job = self.service(caller, id)?.clone();
-        self.undeploy_all(id, now);
+        self.bury_all(id, now);
         self.ipam.release_service(id, &job.service_ip_list);
         let instances = &self.instances;
         self.ipam.release_claims(id, &job.sla.addresses, |key| instances.contains(key));
