@@ -15,6 +15,14 @@ pub const TOLD_AT_ONCE: f32 = 10.0;
 pub const TOLD_LATER: f32 = 1.0;
 pub const TOLD_AFTER: Duration = Duration::from_secs(10);
 
+/// Percent of one CPU as it is told: what a worker says may be anything, and JSON has no infinity.
+pub fn told_percent(measured: f64) -> f32 {
+    if measured.is_nan() { 0.0 } else { measured.clamp(0.0, MOST) as f32 }
+}
+
+/// More than any machine has.
+const MOST: f64 = 1e6;
+
 /// `net/load`, down, ours.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Loads {
@@ -63,6 +71,15 @@ pub fn worth_telling(value: f32, told: Option<(f32, Duration)>) -> Worth {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_is_not_told() {
+        for (measured, told) in
+            [(12.5, 12.5), (-3.0, 0.0), (1e300, 1e6), (f64::INFINITY, 1e6), (f64::NAN, 0.0)]
+        {
+            assert_eq!(told_percent(measured), told);
+        }
+    }
 
     #[test]
     fn large_changes_are_told_at_once_small_ones_later_and_tiny_ones_never() {

@@ -8,6 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use xylem_types::{
     instance::{Generation, InstanceStatus},
+    load::told_percent,
     mqtt::{DeployCommand, InstanceUsage, NetDeployed},
     session::{InstanceKey, Observed, Placement},
 };
@@ -148,7 +149,7 @@ impl Instance {
 
     /// Percent of one CPU, once its worker has said.
     pub(super) fn cpu_percent(&self) -> Option<f32> {
-        self.live.listed_at.map(|_| self.live.usage.cpu_percent as f32)
+        self.live.listed_at.map(|_| told_percent(self.live.usage.cpu_percent))
     }
 
     /// The root was told that it is gone.

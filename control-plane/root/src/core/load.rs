@@ -7,7 +7,7 @@ use std::{
 
 use xylem_types::{
     instance::InstanceStatus,
-    load::{InstanceLoad, Worth, worth_telling},
+    load::{InstanceLoad, Worth, told_percent, worth_telling},
     mqtt::UpdateKind,
     session::{FromRoot, InstanceKey},
 };
@@ -83,6 +83,6 @@ impl State {
     pub(crate) fn cpu_of(&self, key: &InstanceKey) -> Option<f32> {
         let running = |status: &InstanceStatus| *status == InstanceStatus::Running;
         self.instances.get(key).filter(|i| running(&i.status) || i.draining)?;
-        Some(self.usage.get(key)?.cpu_percent() as f32)
+        Some(told_percent(self.usage.get(key)?.cpu_percent()))
     }
 }

@@ -46,6 +46,8 @@ fn an_answer_has_what_each_instance_uses_now() {
     assert_eq!(cpu(&mut bench), None, "nobody knows yet");
     bench.uses("a", 0, "12.5");
     assert_eq!(cpu(&mut bench), Some(12.5));
+    bench.uses("a", 0, "1e300");
+    assert_eq!(cpu(&mut bench), Some(1e6), "what JSON can say");
     assert_eq!(bench.updates().len(), 1, "that it was attached, and nothing about its load");
 }
 
