@@ -1,6 +1,9 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -78,8 +81,10 @@ pub(crate) enum Output {
 
 impl Net {
     pub(crate) fn chart(&self) -> PathBuf {
-        let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench-net.svg");
-        self.chart.clone().unwrap_or_else(|| default.into())
+        const LEVELS_UP: usize = 2;
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(LEVELS_UP);
+        let default = || workspace.expect("it is two folders down").join("target/bench-net.svg");
+        self.chart.clone().unwrap_or_else(default)
     }
 
     /// The figures to tell.
