@@ -30,6 +30,16 @@ impl DataPathId {
     pub fn injection_pair(&self) -> (String, String) {
         (format!("xyp{self}a"), format!("xyp{self}b"))
     }
+
+    /// The bridge that gives instances' packets room for the tunnel's headers, and its VXLAN port.
+    pub fn headroom_pair(&self) -> (String, String) {
+        (format!("xyh{self}a"), format!("xyh{self}b"))
+    }
+
+    /// Of that port, which never sends: 24 bits that no other data path of the machine has.
+    pub fn vni(&self) -> u32 {
+        self.group() & 0x00ff_ffff
+    }
 }
 
 impl fmt::Display for DataPathId {

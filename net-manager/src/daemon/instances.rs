@@ -25,7 +25,7 @@ use crate::{
         bpf::{BpfError, DataPath, Program},
         netlink::{Link, Netlink, NetlinkError},
         netns::NetnsError,
-        veth::{self, VethError},
+        veth::{self, VethError, Wiring},
     },
 };
 
@@ -65,8 +65,7 @@ pub struct Instances {
     netlink: Netlink,
     data_path: Mutex<DataPath>,
     id: DataPathId,
-    /// Of the instances' interfaces: the uplink's less the tunnel's headers.
-    mtu: u32,
+    wiring: Wiring,
     busy: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -76,10 +75,10 @@ impl Instances {
         netlink: Netlink,
         data_path: DataPath,
         id: DataPathId,
-        mtu: u32,
+        wiring: Wiring,
     ) -> Self {
         let data_path = Mutex::new(data_path);
-        Self { daemon, netlink, data_path, id, mtu, busy: Mutex::default() }
+        Self { daemon, netlink, data_path, id, wiring, busy: Mutex::default() }
     }
 
     /// Attaches the namespace of a process. Repeating it for the same process changes nothing;
@@ -143,7 +142,7 @@ impl Instances {
         lease: Lease,
     ) -> Result<(), InstanceError> {
         let alias = Alias { data_path: self.id, name, number };
-        let link = veth::attach(&self.netlink, &alias, pid, lease, self.mtu).await?;
+        let link = veth::attach(&self.netlink, &alias, pid, lease, self.wiring).await?;
         let attached = self.with_data_path(|data_path| {
             data_path.attach(Program::FromInstance, &link.name, &link.name)
         });

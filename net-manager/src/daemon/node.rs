@@ -18,9 +18,9 @@ use crate::{
         self,
         bpf::{DataPath, Program},
         bpffs::{self, Lock},
-        clock,
+        clock, headroom,
         netlink::{Link, Netlink},
-        veth,
+        veth::{self, Wiring},
     },
 };
 
@@ -46,6 +46,8 @@ pub(super) struct Node {
     pub(super) id: DataPathId,
     /// Written end and taken end of the pair for parked packets.
     pub(super) injection: (Link, Link),
+    /// See [`headroom::prepare`].
+    headroom: Option<u32>,
     /// Held for as long as the net manager runs.
     pub(super) lock: Lock,
     uplink: Link,
@@ -77,11 +79,13 @@ impl Node {
         };
         let id = DataPathId::new(&config.bpffs_root);
         let injection = veth::injection_pair(&netlink, id).await?;
+        let headroom = headroom::prepare(&netlink, id).await;
         info!(net.ifname = uplink.name, %address, mtu = uplink.mtu, "uplink");
         Ok(Self {
             netlink,
             id,
             injection,
+            headroom,
             lock,
             uplink,
             address,
@@ -93,6 +97,11 @@ impl Node {
     /// Where peers reach this node.
     pub(super) fn endpoint(&self) -> TunnelEndpoint {
         TunnelEndpoint { host_ip: self.address.into(), host_port: self.tunnel_port }
+    }
+
+    /// How instances are connected.
+    pub(super) fn wiring(&self) -> Wiring {
+        Wiring { mtu: self.instance_mtu(), headroom: self.headroom }
     }
 
     /// MTU of the instances' interfaces.
@@ -146,6 +155,7 @@ impl Node {
             match links.remove(&ifindex) {
                 Some(link) => {
                     data_path.attach(Program::FromInstance, &link.name, &link.name)?;
+                    headroom::give(&self.netlink, link.index, self.headroom).await?;
                     info!(service = %name, instance = number, "taken over");
                     wanted.insert(link.name);
                 }

@@ -10,6 +10,7 @@ use crate::{
     core::ifname::DataPathId,
     kernel::{
         bpffs::{self, BpffsError},
+        headroom,
         netlink::Netlink,
         veth,
     },
@@ -29,6 +30,7 @@ pub async fn purge(root: &Path) -> Result<(), DaemonError> {
         netlink.remove(link.index).await?;
     }
     veth::remove_injection_pair(&netlink, id).await?;
+    headroom::remove(&netlink, id).await?;
     drop(lock);
     if exists {
         info!(path = %root.display(), "pins are removed");

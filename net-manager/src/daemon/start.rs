@@ -152,9 +152,9 @@ async fn serve(
     let (misses, miss_queue) = mpsc::channel(MISS_QUEUE);
     let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
     let handle = Handle::new(commands);
-    let mtu = node.instance_mtu();
+    let wiring = node.wiring();
     let Node { netlink, id, lock, .. } = node;
-    let instances = Instances::new(handle.clone(), netlink, data_path, id, mtu);
+    let instances = Instances::new(handle.clone(), netlink, data_path, id, wiring);
     let ring = PinnedMaps::open_events(&config.bpffs_root)?;
     let listener = api::listen(&config.socket)
         .map_err(|source| DaemonError::Listen { path: config.socket.clone(), source })?;

@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod bpffs;
 pub mod clock;
 pub mod events;
+pub mod headroom;
 pub mod inject;
 pub mod netlink;
 pub mod netns;

@@ -14,12 +14,17 @@ use netlink_packet_route::{
     route::{RouteAttribute, RouteMessage},
 };
 use nix::errno::Errno;
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
+};
 use tokio::{task::AbortHandle, time::Instant};
 
 /// How long an interface may take from up to operational, which takes a millisecond or two.
 const CARRIER_PATIENCE: Duration = Duration::from_secs(5);
 const CARRIER_POLL: Duration = Duration::from_millis(1);
+
+/// RFC 7348, 8.
+const VXLAN_PORT: u16 = 4789;
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -206,6 +211,35 @@ impl Netlink {
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
         let doing = format!("make the veth pair {} – {}", near.name, far.name);
         self.handle.link().add(pair.build()).execute().await.map_err(refused(doing))
+    }
+
+    /// Makes a bridge, which is down.
+    ///
+    /// # Errors
+    /// The name is taken, or the kernel refuses.
+    pub async fn add_bridge(&self, name: &str, group: u32) -> Result<(), NetlinkError> {
+        let bridge = LinkMessageBuilder::<LinkBridge>::new(name).link_group(group);
+        let made = self.handle.link().add(bridge.build()).execute().await;
+        made.map_err(refused(format!("make the bridge {name}")))
+    }
+
+    /// Makes a VXLAN interface, which is down.
+    ///
+    /// # Errors
+    /// The name or the network's number is taken, or the kernel refuses.
+    pub async fn add_vxlan(&self, name: &str, vni: u32, group: u32) -> Result<(), NetlinkError> {
+        let vxlan = LinkVxlan::new(name, vni).port(VXLAN_PORT).link_group(group);
+        let made = self.handle.link().add(vxlan.build()).execute().await;
+        made.map_err(refused(format!("make the VXLAN interface {name}")))
+    }
+
+    /// Makes an interface a port of a bridge; one that is that already stays it.
+    ///
+    /// # Errors
+    /// It is gone, or the kernel refuses.
+    pub async fn enslave(&self, index: u32, bridge: u32) -> Result<(), NetlinkError> {
+        let change = LinkUnspec::new_with_index(index).controller(bridge).build();
+        self.change(change, "give a bridge", index).await
     }
 
     /// Sets an interface's alias.

@@ -7,6 +7,7 @@
 use sha2::{Digest, Sha256};
 
 use super::{
+    headroom,
     netlink::{Link, Mac, Netlink, NetlinkError, VethEnd},
     netns::{self, IFNAME, Inside, InstanceNamespace, NetnsError},
 };
@@ -34,6 +35,15 @@ pub enum VethError {
     NoName { alias: Alias },
 }
 
+/// What all instances' veth pairs of a node have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Wiring {
+    /// The uplink's less the tunnel's headers, bytes.
+    pub mtu: u32,
+    /// See [`headroom::prepare`].
+    pub headroom: Option<u32>,
+}
+
 /// Makes the veth pair of an instance, ready for packets in both directions.
 ///
 /// A pair that was left over under the same name is removed first. On failure nothing is left.
@@ -45,18 +55,18 @@ pub async fn attach(
     alias: &Alias,
     pid: i32,
     lease: Lease,
-    mtu: u32,
+    wiring: Wiring,
 ) -> Result<Link, VethError> {
     let namespace = InstanceNamespace::of(pid)?;
     let name = free_name(netlink, alias).await?;
     let [near_mac, far_mac] = macs(&name);
     let near = VethEnd { name: &name, mac: near_mac, namespace: None };
     let far = VethEnd { name: IFNAME, mac: far_mac, namespace: Some(namespace.fd()) };
-    if let Err(error) = netlink.add_veth(&near, &far, mtu, alias.data_path.group()).await {
+    if let Err(error) = netlink.add_veth(&near, &far, wiring.mtu, alias.data_path.group()).await {
         let taken = error.errno() == Some(nix::errno::Errno::EEXIST);
         return Err(if taken { VethError::Taken { pid } } else { error.into() });
     }
-    let result = finish(netlink, &namespace, &name, alias, lease).await;
+    let result = finish(netlink, &namespace, &name, alias, lease, wiring.headroom).await;
     if result.is_err()
         && let Ok(Some(link)) = netlink.find(&name).await
         && let Err(error) = netlink.remove(link.index).await
@@ -72,8 +82,10 @@ async fn finish(
     name: &str,
     alias: &Alias,
     lease: Lease,
+    headroom: Option<u32>,
 ) -> Result<Link, VethError> {
     let link = netlink.get(name).await?;
+    headroom::give(netlink, link.index, headroom).await?;
     netlink.set_alias(link.index, &alias.to_string()).await?;
     netns::disable_ipv6(name);
     netlink.set_up(link.index).await?;
