@@ -12,6 +12,7 @@
 //! ([`test_run`] has the flow back); what makes a packet longer or shorter is run singly.
 
 mod live;
+mod packets;
 mod test_run;
 
 use std::collections::BTreeMap;

@@ -8,14 +8,16 @@ use aya::{
     maps::{Array, HashMap, MapData},
     programs::{Program, TestRun as _, TestRunOptions},
 };
-use etherparse::PacketBuilder;
 use net_common::{
     Addr, Config, Endpoint, Flow, FlowKey, Instance, InstanceState, Node, NodeState, PeerKey,
     Policy, Service,
 };
 use xylem_tests::load::{SERVER_CPU, pin_to_cpu};
 
-use super::{Case, How, Sample, Work};
+use super::{
+    Case, How, Sample, Work,
+    packets::{ETH_LEN, NODE, Segment, TUNNEL_PORT, patched, tcp, tunnelled, udp},
+};
 use crate::interrupt::Interrupt;
 
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bpf/xylem.o");
@@ -35,11 +37,9 @@ const XDP_DROP: u32 = 1;
 /// Packets come in by the loopback interface.
 const IFINDEX: u32 = 1;
 
-const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 99);
 const PEER_ID: u32 = 1;
-const TUNNEL_PORT: u16 = 50103;
 const TUNNEL_BYTES: u32 = 28;
 
 /// An instance, by its number: both its addresses end in it, and so does the service that leads
@@ -74,25 +74,14 @@ const OPENING_PORT: u16 = 1000;
 /// Where flows are while they are opened, and then.
 const FLOW_MAPS: [&str; 2] = ["opening", "flows"];
 
-const ETH_LEN: usize = 14;
 /// Behind the Ethernet header and an IPv4 header without options.
 const SPORT: usize = ETH_LEN + 20;
 /// Of an Ethernet frame.
 const ETHERTYPE: usize = 12;
 const ARP: [u8; 2] = [0x08, 0x06];
 
-/// The 64 bytes of the floods.
-const PAYLOAD: [u8; 64] = [7; 64];
-
 const UDP: u32 = 17;
 const TCP: u32 = 6;
-
-#[derive(Clone, Copy)]
-enum Segment {
-    Syn,
-    SynAck,
-    Ack,
-}
 
 /// # Errors
 /// If the programs cannot be loaded, or do not what is to be measured.
@@ -320,13 +309,13 @@ impl Bench {
         let pass = self.repeated("from_instance", &arp, TC_PASS)?;
         note(How::Repeated, Work::Pass, "from_instance", pass);
 
-        let (udp, tcp) = (self.translate_udp.clone(), self.translate_tcp.clone());
-        let nanos = self.repeated("from_instance", &udp, TC_REDIRECT)?;
+        let (known_udp, known_tcp) = (self.translate_udp.clone(), self.translate_tcp.clone());
+        let nanos = self.repeated("from_instance", &known_udp, TC_REDIRECT)?;
         note(How::Repeated, Work::TranslateUdp, "from_instance", nanos);
-        let nanos = self.repeated("from_instance", &tcp, TC_REDIRECT)?;
+        let nanos = self.repeated("from_instance", &known_tcp, TC_REDIRECT)?;
         note(How::Repeated, Work::TranslateTcp, "from_instance", nanos);
 
-        let strange = tunnelled(STRANGER, &udp);
+        let strange = tunnelled(STRANGER, &known_udp);
         let (program, verdict) = match self.bpf.program("uplink_xdp") {
             Some(_) => ("uplink_xdp", XDP_DROP),
             None => ("from_uplink", TC_DROP),
@@ -340,7 +329,7 @@ impl Bench {
             let packet = packet.to_vec();
             move |_| packet.clone()
         };
-        let to_near = self.single("from_instance", TC_REDIRECT, known(&udp))? - clock;
+        let to_near = self.single("from_instance", TC_REDIRECT, known(&known_udp))? - clock;
         note(How::Single, Work::TranslateUdp, "from_instance", to_near);
         let packet = known(&self.encapsulate);
         let encapsulate = self.single("from_instance", TC_REDIRECT, packet)? - clock;
@@ -349,7 +338,7 @@ impl Bench {
         let deliver = self.single("from_uplink", TC_REDIRECT, packet)? - clock;
         note(How::Single, Work::DecapsulateAndDeliver, "from_uplink", deliver);
 
-        let opening = self::udp((CLIENT.namespace_ip(), 0), (NEAR.service_ip(), OPENING_PORT));
+        let opening = udp((CLIENT.namespace_ip(), 0), (NEAR.service_ip(), OPENING_PORT));
         let opening = |index: u16| patched(&opening, SPORT, opening_port(index).to_be_bytes());
         let place = self.single("from_instance", TC_REDIRECT, opening)? - clock;
         note(How::Single, Work::Place, "from_instance", place);
@@ -449,52 +438,7 @@ struct Run {
     len: u32,
 }
 
-const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
-
-fn udp((src, sport): (Ipv4Addr, u16), (dst, dport): (Ipv4Addr, u16)) -> Vec<u8> {
-    udp_with((src, sport), (dst, dport), &PAYLOAD)
-}
-
-fn udp_with(
-    (src, sport): (Ipv4Addr, u16),
-    (dst, dport): (Ipv4Addr, u16),
-    payload: &[u8],
-) -> Vec<u8> {
-    let mut packet = Vec::new();
-    PacketBuilder::ethernet2(MACS.0, MACS.1)
-        .ipv4(src.octets(), dst.octets(), 64)
-        .udp(sport, dport)
-        .write(&mut packet, payload)
-        .expect("memory takes it");
-    packet
-}
-
-fn tcp((src, sport): (Ipv4Addr, u16), (dst, dport): (Ipv4Addr, u16), segment: Segment) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(MACS.0, MACS.1)
-        .ipv4(src.octets(), dst.octets(), 64)
-        .tcp(sport, dport, 1, 65_000);
-    let (builder, payload) = match segment {
-        Segment::Syn => (builder.syn(), &[][..]),
-        Segment::SynAck => (builder.syn().ack(1), &[][..]),
-        Segment::Ack => (builder.ack(1), &PAYLOAD[..]),
-    };
-    let mut packet = Vec::new();
-    builder.write(&mut packet, payload).expect("memory takes it");
-    packet
-}
-
 /// Where the datagram comes from that opens a flow.
 fn opening_port(index: u16) -> u16 {
     OPENING_PORT + 1 + index
-}
-
-/// The frame's IP packet in the tunnel from `sender`.
-fn tunnelled(sender: Ipv4Addr, frame: &[u8]) -> Vec<u8> {
-    udp_with((sender, TUNNEL_PORT), (NODE, TUNNEL_PORT), &frame[ETH_LEN..])
-}
-
-fn patched(packet: &[u8], at: usize, bytes: [u8; 2]) -> Vec<u8> {
-    let mut packet = packet.to_vec();
-    packet[at..at + 2].copy_from_slice(&bytes);
-    packet
 }
