@@ -4,12 +4,18 @@
 //! the net manager reads back from here what it wrote, and `xylem net` shows it while nothing of
 //! Xylem runs.
 
+mod batch;
 mod chunks;
+mod dry_run;
 mod name;
+mod observe;
 mod open;
 mod pinned;
 mod snapshot;
+mod turns;
 
+pub use dry_run::DryRunError;
 pub use name::{BadName, Name};
+pub use observe::{ObserveError, Observer};
 pub use open::{LINKS_DIR, MAPS, OpenError, layout_dir, other_layouts};
 pub use pinned::{MapsError, PinnedMaps, is_full};

@@ -14,15 +14,18 @@ use aya::{
 };
 use net_common::{
     Addr, Chunk, Config, Counter, DropReason, Endpoint, Explanation, Flow, FlowKey, Instance, Node,
-    PeerKey, ProgramCounter, Published, PublishedKey, Service, Table, Traffic, limits,
+    PeerKey, ProgramCounter, Published, PublishedKey, Service, Table, Traffic, config::features,
+    limits,
 };
 use nix::time::{ClockId, clock_gettime};
 
 use crate::{
     chunks::{self, Chunks, NoChunkLeft},
     name::Name,
+    observe,
     open::{OpenError, find, unreadable},
     snapshot,
+    turns::Turn,
 };
 
 /// A read or a write of a map that failed.
@@ -46,11 +49,11 @@ pub fn is_full(error: &MapsError) -> bool {
     io_error.raw_os_error() == Some(E2BIG) || io_error.kind() == io::ErrorKind::StorageFull
 }
 
-fn read(map: &'static str) -> impl FnOnce(MapError) -> MapsError {
+pub(crate) fn read(map: &'static str) -> impl FnOnce(MapError) -> MapsError {
     move |source| MapsError { doing: "read", map, source: Box::new(source) }
 }
 
-fn write(map: &'static str) -> impl FnOnce(MapError) -> MapsError {
+pub(crate) fn write(map: &'static str) -> impl FnOnce(MapError) -> MapsError {
     move |source| MapsError { doing: "write", map, source: Box::new(source) }
 }
 
@@ -142,20 +145,20 @@ impl PinnedMaps {
         open(&find(root)?, "events")
     }
 
-    /// The ring buffer of what people watch; it is filled while
-    /// [`net_common::config::features::OBSERVE`] is set.
-    ///
-    /// # Errors
-    /// It cannot be opened.
-    pub fn open_observations(root: &Path) -> Result<RingBuf<MapData>, OpenError> {
-        open(&find(root)?, "observations")
-    }
-
     pub fn config(&self) -> Result<Config, MapsError> {
         self.config.get(&0, 0).map_err(read("config"))
     }
 
+    /// Replaces the entry, but for [`net_common::config::features::OBSERVE`], which belongs to who
+    /// watches: see [`crate::Observer`].
     pub fn set_config(&mut self, config: &Config) -> Result<(), MapsError> {
+        let failed = |source| write("config")(MapError::IoError(source));
+        let _writing = Turn::Config.wait(&self.dir).map_err(failed)?;
+        let mut config = *config;
+        config.features &= !features::OBSERVE;
+        if observe::is_watched(&self.dir).map_err(failed)? {
+            config.features |= features::OBSERVE;
+        }
         self.config.set(0, config, 0).map_err(write("config"))
     }
 
@@ -228,7 +231,7 @@ impl PinnedMaps {
 
     /// Every entry that was ever written, those of instances that are gone included.
     pub fn instances(&self) -> Result<Vec<(u32, Instance)>, MapsError> {
-        written(&self.instances).map_err(read("instances"))
+        snapshot::written(&self.instances).map_err(read("instances"))
     }
 
     pub fn instance(&self, id: u32) -> Result<Instance, MapsError> {
@@ -250,7 +253,7 @@ impl PinnedMaps {
     }
 
     pub fn nodes(&self) -> Result<Vec<(u32, Node)>, MapsError> {
-        written(&self.nodes).map_err(read("nodes"))
+        snapshot::written(&self.nodes).map_err(read("nodes"))
     }
 
     pub fn node(&self, id: u32) -> Result<Node, MapsError> {
@@ -291,9 +294,25 @@ impl PinnedMaps {
 
     /// Every entry of the flow table, those of flows that are not established yet included.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, MapsError> {
-        let mut flows = snapshot::entries(&self.flows).map_err(read("flows"))?;
-        flows.extend(snapshot::entries(&self.opening).map_err(read("opening"))?);
+        let mut flows = Vec::new();
+        self.for_each_flow(|key, flow| {
+            flows.push((key, flow));
+            Ok::<_, MapsError>(())
+        })?;
         Ok(flows)
+    }
+
+    /// Calls `each` for every entry of the flow table, many entries a system call. An entry whose
+    /// flow is established meanwhile may be given twice.
+    ///
+    /// # Errors
+    /// Those of the maps and of `each`, which end it.
+    pub fn for_each_flow<E: From<MapsError>>(
+        &self,
+        mut each: impl FnMut(FlowKey, Flow) -> Result<(), E>,
+    ) -> Result<(), E> {
+        snapshot::for_each(&self.opening, |error| read("opening")(error).into(), &mut each)?;
+        snapshot::for_each(&self.flows, |error| read("flows")(error).into(), &mut each)
     }
 
     /// The keys alone, for who goes through the table in parts.
@@ -408,7 +427,10 @@ impl PinnedMaps {
     }
 }
 
-fn open<M: TryFrom<Map, Error = MapError>>(dir: &Path, name: &str) -> Result<M, OpenError> {
+pub(crate) fn open<M: TryFrom<Map, Error = MapError>>(
+    dir: &Path,
+    name: &str,
+) -> Result<M, OpenError> {
     let path = dir.join(name);
     let map = MapData::from_pin(&path).and_then(Map::from_map_data).and_then(M::try_from);
     map.map_err(|source| match source {
@@ -438,20 +460,6 @@ fn no_room(map: &'static str) -> MapsError {
     let io_error = io::Error::from(io::ErrorKind::StorageFull);
     let source = MapError::SyscallError(SyscallError { call: "bpf_map_update_elem", io_error });
     MapsError { doing: "write", map, source: Box::new(source) }
-}
-
-/// The entries of an array that are not all zero.
-fn written<V: Pod + Default + PartialEq>(
-    array: &Array<MapData, V>,
-) -> Result<Vec<(u32, V)>, MapError> {
-    let mut entries = Vec::new();
-    for (index, value) in (0..).zip(array.iter()) {
-        let value = value?;
-        if value != V::default() {
-            entries.push((index, value));
-        }
-    }
-    Ok(entries)
 }
 
 fn reset<V: Pod + Default>(
