@@ -11,6 +11,7 @@ pub mod parking;
 pub mod plan;
 pub mod policy;
 pub mod probe;
+pub mod published;
 pub mod tables;
 pub mod translation;
 pub mod worker;

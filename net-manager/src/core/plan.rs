@@ -6,11 +6,12 @@
 //! Invariants, after every single write:
 //! * a lookup table names only instances that are there, and so does a service;
 //! * an instance that is there is on a node that is there;
-//! * an endpoint names an instance that is there;
+//! * an endpoint names an instance that is there, and so does a published port;
 //! * a slot that is in use has its name.
 
-use net_common::{Addr, Endpoint, Instance, Node, Service};
+use net_common::{Addr, Endpoint, Instance, Node, Published, Service};
 use net_maps::Name;
+use xylem_types::port::NodePort;
 
 use super::tables::{Entries, InstanceId, NodeId, PeerAddr, Slot, Tables, is_known, is_present};
 
@@ -31,6 +32,8 @@ pub enum MapOp {
     RemoveService(Addr),
     SetEndpoint(Addr, Endpoint),
     RemoveEndpoint(Addr),
+    SetPublished(NodePort, Published),
+    RemovePublished(NodePort),
 }
 
 impl MapOp {
@@ -51,6 +54,8 @@ impl MapOp {
             Self::RemoveService(addr) => tables.services.remove(*addr),
             Self::SetEndpoint(addr, endpoint) => tables.endpoints.set(*addr, *endpoint),
             Self::RemoveEndpoint(addr) => tables.endpoints.remove(*addr),
+            Self::SetPublished(port, published) => tables.published.set(*port, *published),
+            Self::RemovePublished(port) => tables.published.remove(*port),
         }
     }
 }
@@ -82,6 +87,9 @@ pub fn plan(held: &Tables, desired: &Tables) -> Vec<MapOp> {
     changes(&mut ops, &held.endpoints, &desired.endpoints, |addr, endpoint| {
         endpoint.map(|endpoint| MapOp::SetEndpoint(addr, *endpoint))
     });
+    changes(&mut ops, &held.published, &desired.published, |port, published| {
+        published.map(|published| MapOp::SetPublished(port, *published))
+    });
     changes(&mut ops, &held.peers, &desired.peers, |peer, node| {
         node.map(|node| MapOp::SetPeer(peer, *node))
     });
@@ -89,6 +97,9 @@ pub fn plan(held: &Tables, desired: &Tables) -> Vec<MapOp> {
     // … and goes after it.
     changes(&mut ops, &held.peers, &desired.peers, |peer, node| {
         node.is_none().then_some(MapOp::RemovePeer(peer))
+    });
+    changes(&mut ops, &held.published, &desired.published, |port, published| {
+        published.is_none().then_some(MapOp::RemovePublished(port))
     });
     changes(&mut ops, &held.endpoints, &desired.endpoints, |addr, endpoint| {
         endpoint.is_none().then_some(MapOp::RemoveEndpoint(addr))

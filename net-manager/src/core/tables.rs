@@ -9,8 +9,11 @@ use std::{
     fmt,
 };
 
-use net_common::{Addr, Endpoint, Instance, InstanceState, Node, NodeState, PeerKey, Service};
+use net_common::{
+    Addr, Endpoint, Instance, InstanceState, Node, NodeState, PeerKey, Published, Service,
+};
 use net_maps::Name;
+use xylem_types::port::NodePort;
 
 /// A slot of a service IP or instance IP: index of its name, counters and lookup table. 0 is
 /// never used.
@@ -123,6 +126,7 @@ pub struct Tables {
     pub nodes: Entries<NodeId, Node>,
     pub peers: Entries<PeerAddr, NodeId>,
     pub endpoints: Entries<Addr, Endpoint>,
+    pub published: Entries<NodePort, Published>,
     pub names: Entries<Slot, Name>,
 }
 
@@ -140,6 +144,7 @@ impl Tables {
         self.nodes.touch_all(&other.nodes);
         self.peers.touch_all(&other.peers);
         self.endpoints.touch_all(&other.endpoints);
+        self.published.touch_all(&other.published);
         self.names.touch_all(&other.names);
     }
 
@@ -151,6 +156,7 @@ impl Tables {
         self.nodes.planned();
         self.peers.planned();
         self.endpoints.planned();
+        self.published.planned();
         self.names.planned();
     }
 }

@@ -5,6 +5,7 @@ use net_maps::{MapsError, PinnedMaps, is_full};
 
 use crate::core::{
     plan::MapOp,
+    published,
     tables::{Tables, is_present},
 };
 
@@ -68,6 +69,8 @@ fn write(maps: &mut PinnedMaps, held: &Tables, op: &MapOp) -> Result<(), MapsErr
         MapOp::RemoveService(addr) => maps.remove_service(*addr),
         MapOp::SetEndpoint(addr, endpoint) => maps.set_endpoint(*addr, endpoint),
         MapOp::RemoveEndpoint(addr) => maps.remove_endpoint(*addr),
+        MapOp::SetPublished(port, to) => maps.set_published(&published::key(*port), to),
+        MapOp::RemovePublished(port) => maps.remove_published(&published::key(*port)),
     }
 }
 
@@ -91,6 +94,11 @@ pub fn read(maps: &PinnedMaps) -> Result<Tables, MapsError> {
         nodes: maps.nodes()?.into_iter().collect(),
         peers: maps.peers()?.into_iter().map(|(key, node)| (key.into(), node)).collect(),
         endpoints: maps.endpoints()?.into_iter().collect(),
+        published: maps
+            .published()?
+            .into_iter()
+            .filter_map(|(key, to)| Some((published::node_port(key)?, to)))
+            .collect(),
         names: names.into_iter().collect(),
     })
 }

@@ -52,6 +52,9 @@ impl Translation {
 
     pub(super) fn drop_local(&mut self, name: Name, number: u32) {
         self.drop_endpoints(name, number);
+        if let Some(id) = self.services.get(&name).and_then(|known| known.instances.get(&number)) {
+            self.drop_published(*id);
+        }
         if let Some(known) = self.services.get_mut(&name) {
             known.local.remove(&number);
             known.listed.remove(&number);
@@ -64,6 +67,7 @@ impl Translation {
     /// The endpoints of a service's local instances: of each family by namespace IP, and by
     /// instance IP once it is known.
     pub(super) fn refresh_endpoints(&mut self, name: Name) {
+        self.refresh_published(name);
         let Some(known) = self.services.get(&name) else { return };
         for (number, ifindex) in &known.local {
             let Some(id) = known.instances.get(number) else { continue };

@@ -10,6 +10,7 @@
 mod learn;
 mod local;
 mod nodes;
+mod published;
 mod recover;
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,7 @@ impl Translation {
         translation.recover_addresses(held);
         translation.recover_tables(held);
         translation.recover_endpoints(held);
+        translation.recover_published(held);
         translation.announced = translation.nodes.values().copied().collect();
 
         let desired = &translation.desired;

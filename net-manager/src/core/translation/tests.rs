@@ -12,7 +12,11 @@ use crate::core::{
     plan::{MapOp, plan},
     tables::is_known,
 };
-use xylem_types::mqtt::{Peer, PeerKind, TunnelEndpoint};
+use net_common::Published;
+use xylem_types::{
+    mqtt::{Peer, PeerKind, TunnelEndpoint},
+    port::{NodePort, PortMapping, Protocol},
+};
 
 const SMALL: Capacities = Capacities { slots: 24, instances: 12, nodes: 6 };
 
@@ -136,6 +140,11 @@ fn check(held: &Tables, op: &MapOp) {
     for (addr, endpoint) in held.endpoints.iter() {
         assert!(held.is_present(endpoint.instance), "endpoint {addr} dangles after {op:?}");
     }
+    for (port, to) in held.published.iter() {
+        let instance = held.instances.get(to.instance).filter(|instance| is_present(instance));
+        let instance = instance.unwrap_or_else(|| panic!("port {port} dangles after {op:?}"));
+        assert_eq!(instance.node, 0, "port {port} leads elsewhere after {op:?}");
+    }
     for (peer, id) in held.peers.iter() {
         assert!(held.nodes.get(*id).is_some_and(is_known), "{peer:?} is no node after {op:?}");
     }
@@ -254,12 +263,61 @@ fn a_full_map_is_said_and_what_fits_works() {
     translation.attach(name(2), 0, lease(2), 7).unwrap();
 }
 
+/// Each port of the node to the same port of the instance and 80.
+fn ports_of(ports: &[u16]) -> Vec<PortMapping> {
+    let ports: BTreeSet<u16> = ports.iter().copied().collect();
+    let mapping = |port: u16| PortMapping {
+        node: NodePort { port, protocol: Protocol::Tcp },
+        instance_port: port + 80,
+    };
+    ports.into_iter().map(mapping).collect()
+}
+
+#[test]
+fn a_published_port_leads_to_its_instance_and_goes_with_it() {
+    let mut translation = Translation::new(me(), Capacities::default());
+    let mut maps = Maps::default();
+    let ports = ports_of(&[1, 2]);
+    translation.attach(name(1), 0, lease(2), 77).unwrap();
+    translation.attach(name(1), 1, lease(3), 78).unwrap();
+    translation.publish(name(1), 0, &ports).unwrap();
+    maps.apply(&mut translation, usize::MAX);
+    let to = *maps.held.published.get(ports[0].node).unwrap();
+    assert_eq!((to.namespace_ip_v4, to.ifindex), (namespace_ip(0, 2), 77));
+    assert_eq!(u16::from_be(to.port), 81);
+
+    let refused = translation.publish(name(1), 1, &ports[1..]).unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        format!("port 2/tcp of this node is published for instance 0 of {}", name(1))
+    );
+    assert_eq!(translation.ports(name(1), 1), [], "a refusal changes nothing");
+    // A process of its own again, elsewhere: the port follows, and old flows do not.
+    translation.attach(name(1), 0, lease(4), 79).unwrap();
+    maps.apply(&mut translation, usize::MAX);
+    let moved = *maps.held.published.get(ports[0].node).unwrap();
+    assert_eq!((moved.namespace_ip_v4, moved.ifindex), (namespace_ip(0, 4), 79));
+    assert!(moved.generation > to.generation);
+
+    // The instance is replaced behind our back: its ports are nobody's.
+    let mut stale = maps.held.clone();
+    stale.published.set(ports[1].node, Published { generation: to.generation, ..moved });
+    let again = Translation::recover(&stale, me(), Capacities::default());
+    assert_eq!(again.ports(name(1), 0), ports[..1]);
+
+    translation.detach(name(1), 0);
+    maps.apply(&mut translation, usize::MAX);
+    assert!(maps.held.published.is_empty());
+    translation.publish(name(1), 1, &ports).unwrap();
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Learn(u8, Vec<Policy>, Vec<(u32, u8, u8)>),
     Forget(u8),
     Attach(u8, u32, u8),
     Detach(u8, u32),
+    Publish(u8, u32, Vec<u16>),
     Peers(Vec<u8>),
     /// Killed after so many writes of the next plan, and started again.
     Killed(usize),
@@ -277,6 +335,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..5_u8).prop_map(Step::Forget),
         2 => (0..5_u8, 0..4_u32, 2..20_u8).prop_map(|(n, i, l)| Step::Attach(n, i, l)),
         1 => (0..5_u8, 0..4_u32).prop_map(|(n, i)| Step::Detach(n, i)),
+        2 => (0..5_u8, 0..4_u32, prop::collection::vec(1..6_u16, 0..3))
+            .prop_map(|(n, i, ports)| Step::Publish(n, i, ports)),
         1 => prop::collection::vec(1..7_u8, 0..4).prop_map(Step::Peers),
         2 => (0..12_usize).prop_map(Step::Killed),
         3 => Just(Step::Apply),
@@ -308,6 +368,13 @@ proptest! {
                     }
                 }
                 Step::Detach(n, number) => translation.detach(name(n), number),
+                Step::Publish(n, number, ports) => {
+                    let ports = ports_of(&ports);
+                    let is_here = translation.local_instance(name(n), number).is_some();
+                    if is_here && translation.publish(name(n), number, &ports).is_ok() {
+                        prop_assert_eq!(translation.ports(name(n), number), ports);
+                    }
+                }
                 Step::Peers(hosts) => {
                     let peers: Vec<Peer> = hosts.iter().map(|n| Peer {
                         worker_id: n.to_string(),
@@ -341,6 +408,7 @@ proptest! {
         maps.apply(&mut again, usize::MAX);
         let local = |t: &Translation| t.local().collect::<Vec<_>>();
         prop_assert_eq!(local(&again), local(&translation));
+        prop_assert_eq!(&again.desired().published, &maps.held.published);
         prop_assert_eq!(again.names().collect::<Vec<_>>(), translation.names().collect::<Vec<_>>());
 
         // And everything can be forgotten.
@@ -357,6 +425,7 @@ proptest! {
         prop_assert!(maps.held.names.is_empty());
         prop_assert!(maps.held.peers.is_empty());
         prop_assert!(maps.held.endpoints.is_empty());
+        prop_assert!(maps.held.published.is_empty());
         prop_assert_eq!(maps.held.nodes.len(), 1);
         prop_assert!(maps.held.instances.iter().all(|(_, instance)| !is_present(instance)));
     }
