@@ -92,7 +92,10 @@ pub(super) fn measure(rounds: u32, interrupt: &Interrupt) -> Result<Vec<Sample>>
         let mut samples = Vec::new();
         for round in 0..rounds {
             eprintln!("test runs: round {} of {rounds}", round + 1);
-            for services in SERVICES {
+            let mut counts = SERVICES;
+            // In turn the first, so that none is always the one that finds a cold machine.
+            counts.rotate_left(round as usize % SERVICES.len());
+            for services in counts {
                 interrupt.check()?;
                 bench.set_services(services)?;
                 bench.round(services, &mut samples)?;
