@@ -13,7 +13,7 @@ use xylem_types::{
         Completed, Creating, Failed, NoWorkerCapacity, NodeScheduled, Running, Undeployed,
     },
     mqtt::{IpType, TableQuery, UpdateKind},
-    session::{FromCluster, FromRoot, InstanceKey, SubnetResult},
+    session::{Drain, FromCluster, FromRoot, InstanceKey, SubnetResult},
 };
 
 fn by_name(sname: &str) -> TableQuery {
@@ -422,12 +422,12 @@ async fn an_instance_that_is_removed_drains_until_its_cluster_has_confirmed() {
         placements.push(placement);
     }
     let next_undeploy = async |cluster: &mut FakeCluster| loop {
-        if let FromRoot::Undeploy { key, drain_only_if_dialled, .. } = cluster.next().await {
-            break (key.instance_number, drain_only_if_dialled);
+        if let FromRoot::Undeploy { key, drain, .. } = cluster.next().await {
+            break (key.instance_number, drain);
         }
     };
     root.delete(&format!("/api/service/{service}/instance/0")).await;
-    assert_eq!(next_undeploy(&mut munich).await, (0, false));
+    assert_eq!(next_undeploy(&mut munich).await, (0, Drain::Always));
     let draining = async |cluster: &mut FakeCluster| -> Vec<(u32, bool)> {
         let answer = cluster.query(by_name("shop.test.web.test")).await;
         answer.instance_list.iter().map(|i| (i.instance_number, i.draining)).collect()
@@ -443,7 +443,7 @@ async fn an_instance_that_is_removed_drains_until_its_cluster_has_confirmed() {
     // The whole service goes, and another cluster dials it: it drains, and is known until then.
     let application = root.get("/api/applications").await[0]["_id"].clone();
     root.delete(&format!("/api/application/{}", application.as_str().unwrap())).await;
-    assert_eq!(next_undeploy(&mut munich).await, (1, false));
+    assert_eq!(next_undeploy(&mut munich).await, (1, Drain::Always));
     let query = by_name("wait until what was sent has arrived");
     paris.send(FromCluster::TableQuery { request_id: 8, query }).await;
     loop {
@@ -473,7 +473,7 @@ async fn an_instance_that_is_removed_drains_until_its_cluster_has_confirmed() {
     munich.report(observed(&placement, Running, "w1")).await;
     root.instance_is(&service, 0, "it to run", |i| i.status == Running).await;
     root.delete(&format!("/api/service/{service}/instance/-1")).await;
-    assert_eq!(next_undeploy(&mut munich).await, (0, true));
+    assert_eq!(next_undeploy(&mut munich).await, (0, Drain::IfDialled));
 }
 
 #[tokio::test]

@@ -195,10 +195,8 @@ pub enum FromRoot {
         key: InstanceKey,
         job_name: String,
         generation: Generation,
-        /// The whole service goes, and no other cluster holds an interest in it: where none of
-        /// this cluster's workers does either, there is nobody for whose sake it should drain.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        drain_only_if_dialled: bool,
+        #[serde(default, skip_serializing_if = "Drain::is_default")]
+        drain: Drain,
     },
     Subnet {
         worker_id: String,
@@ -220,6 +218,25 @@ pub enum FromRoot {
     Peers {
         peers: Vec<Peer>,
     },
+}
+
+/// Whether an instance that is to be stopped shall get time to end its flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Drain {
+    #[default]
+    Always,
+    /// The whole service goes, and no other cluster holds an interest in it: where none of this
+    /// cluster's workers does either, there is nobody for whose sake it should drain.
+    IfDialled,
+    /// A copy that should not be: the instance is elsewhere, or nowhere.
+    Never,
+}
+
+impl Drain {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

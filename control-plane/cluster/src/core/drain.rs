@@ -5,18 +5,20 @@
 //! of the cluster the grace begins anew, so that an instance drains for twice the time at most and
 //! is never forgotten.
 
-use xylem_types::{instance::Generation, session::InstanceKey};
+use xylem_types::{
+    instance::Generation,
+    session::{Drain, InstanceKey},
+};
 
 use super::{Cluster, Phase, Time, Worker};
 
 impl Cluster {
     /// The root no longer wants this instance, if it is of this generation or an older one.
-    /// `only_if_dialled`: it need not drain when nobody dials the service.
     pub(super) fn undeploy(
         &mut self,
         key: InstanceKey,
         generation: Generation,
-        only_if_dialled: bool,
+        drain: Drain,
         now: Time,
     ) {
         match self.instances.get(&key) {
@@ -25,10 +27,18 @@ impl Cluster {
                 // The root does not know yet how far we are: tell, and let it decide again.
                 self.touched.instances.insert(key);
             }
-            Some(instance) if only_if_dialled && !self.dialled(instance.job_name()) => {
-                self.begin_deletion(&key, now);
+            Some(instance) => {
+                let drains = match drain {
+                    Drain::Always => true,
+                    Drain::IfDialled => self.dialled(instance.job_name()),
+                    Drain::Never => false,
+                };
+                if drains {
+                    self.begin_drain(&key, now);
+                } else if !instance.draining() {
+                    self.begin_deletion(&key, now);
+                }
             }
-            Some(_) => self.begin_drain(&key, now),
         }
     }
 

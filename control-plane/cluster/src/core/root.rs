@@ -80,8 +80,8 @@ impl Cluster {
             }
             FromRoot::Desired { placements } => self.on_desired(placements, now),
             FromRoot::Deploy(placement) => self.deploy(*placement, now),
-            FromRoot::Undeploy { key, job_name: _, generation, drain_only_if_dialled } => {
-                self.undeploy(key, generation, drain_only_if_dialled, now);
+            FromRoot::Undeploy { key, job_name: _, generation, drain } => {
+                self.undeploy(key, generation, drain, now);
             }
             FromRoot::Subnet { worker_id, result } => self.on_subnet_result(&worker_id, result),
             FromRoot::TableAnswer { request_id, answer } => {

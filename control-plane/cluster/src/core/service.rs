@@ -65,8 +65,8 @@ impl Cluster {
         let list = &service.answer.instance_list;
         list.iter()
             .map(|entry| match ours(entry.instance_number) {
-                Some(instance) => overlay(entry, instance),
-                None => entry.clone(),
+                Some(instance) if !is_elsewhere(entry, instance) => overlay(entry, instance),
+                _ => entry.clone(),
             })
             .collect()
     }
@@ -251,6 +251,15 @@ impl Cluster {
     pub(super) fn interests(&self) -> Vec<String> {
         self.services.keys().cloned().collect()
     }
+}
+
+/// Ours drains because the root has moved the instance to another cluster meanwhile.
+fn is_elsewhere(entry: &InstanceEntry, ours: &Instance) -> bool {
+    let here = ours.attached.as_ref().and_then(|at| at.namespace_ip).map(|ip| ip.to_string());
+    ours.draining()
+        && !entry.draining
+        && !entry.namespace_ip.is_empty()
+        && here.is_some_and(|here| here != entry.namespace_ip)
 }
 
 fn overlay(entry: &InstanceEntry, instance: &Instance) -> InstanceEntry {

@@ -3,7 +3,7 @@
 use xylem_types::{
     load::{InstanceLoad, Loads, ServiceLoad},
     mqtt::{InterestRemove, PeersRequest, TableQuery, TunnelEndpoint, topic},
-    session::{FromCluster, FromRoot, InstanceKey},
+    session::{Drain, FromCluster, FromRoot, InstanceKey},
 };
 
 use crate::{WEB, World, eventually, wait::eventually_so, web};
@@ -61,7 +61,7 @@ async fn workers_know_one_another_before_they_meet() {
 }
 
 fn undeploy(key: InstanceKey) -> FromRoot {
-    FromRoot::Undeploy { key, job_name: WEB.into(), generation: 1, drain_only_if_dialled: false }
+    FromRoot::Undeploy { key, job_name: WEB.into(), generation: 1, drain: Drain::Always }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use xylem_types::{
     instance::{Generation, InstanceStatus},
     job::Job,
     mqtt::{DeployCommand, UpdateKind},
-    session::{FromRoot, InstanceKey, Observed, Placement},
+    session::{Drain, FromRoot, InstanceKey, Observed, Placement},
 };
 
 use super::{account::Caller, ipam::AddressPair, moment::Moment, refusal::Refusal, state::State};
@@ -45,15 +45,6 @@ pub(crate) struct Site {
     pub(crate) publicip: String,
     pub(crate) namespace_ip: Option<Ipv4Addr>,
     pub(crate) namespace_ip_v6: Option<Ipv6Addr>,
-}
-
-/// Whether an instance that is removed shall get time to end its flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Drain {
-    Always,
-    /// All instances of the service go: there is no other for its flows to go to, and when nobody
-    /// dials it, nobody to wait for.
-    OnlyIfDialled,
 }
 
 /// Shown of a tombstone until its cluster says more.
@@ -166,7 +157,7 @@ impl State {
         self.service(caller, job_id)?;
         let Some(instance_number) = number else {
             for key in self.keys_of(job_id) {
-                self.undeploy(&key, Drain::OnlyIfDialled, now);
+                self.undeploy(&key, Drain::IfDialled, now);
             }
             return Ok(());
         };
@@ -182,7 +173,7 @@ impl State {
     /// who asked now would hear that there is no such service, and forget where its flows lead.
     pub(crate) fn bury_all(&mut self, job_id: &str, now: Moment) {
         for key in self.keys_of(job_id) {
-            self.bury(&key, Drain::OnlyIfDialled, now);
+            self.bury(&key, Drain::IfDialled, now);
         }
     }
 
@@ -215,7 +206,7 @@ impl State {
                 key: key.clone(),
                 job_name: instance.job_name,
                 generation: instance.generation,
-                drain_only_if_dialled: drain == Drain::OnlyIfDialled && only_here,
+                drain: if only_here { drain } else { Drain::Always },
             },
         );
     }
@@ -228,10 +219,8 @@ impl State {
         generation: Generation,
     ) {
         let job_name = self.instances.get(key).map(|i| i.job_name.clone()).unwrap_or_default();
-        let key = key.clone();
-        let message =
-            FromRoot::Undeploy { key, job_name, generation, drain_only_if_dialled: false };
-        self.send(cluster_id, message);
+        let (key, drain) = (key.clone(), Drain::Never);
+        self.send(cluster_id, FromRoot::Undeploy { key, job_name, generation, drain });
     }
 
     /// The instance is gone for good.

@@ -16,13 +16,8 @@ fn told(bench: &mut Bench, worker: &str) -> Vec<(u32, bool)> {
     dialable.map(|e| (e.instance_number, e.draining)).collect()
 }
 
-fn whole_service(number: u32, drain_only_if_dialled: bool) -> FromRoot {
-    FromRoot::Undeploy {
-        key: key(number),
-        job_name: WEB.into(),
-        generation: 1,
-        drain_only_if_dialled,
-    }
+fn whole_service(number: u32, drain: Drain) -> FromRoot {
+    FromRoot::Undeploy { key: key(number), job_name: WEB.into(), generation: 1, drain }
 }
 
 #[test]
@@ -88,13 +83,27 @@ fn a_whole_service_drains_only_when_somebody_dials_it() {
         if dialled {
             bench.says(other, by_name(WEB));
         }
-        bench.root_says(whole_service(0, true));
+        bench.root_says(whole_service(0, Drain::IfDialled));
         assert_eq!(bench.deletes().is_empty(), dialled);
     }
     // Another cluster dials it, says the root.
     let mut bench = ready(&["a", "b"]);
     run(&mut bench, 0, &[0]);
-    bench.root_says(whole_service(0, false));
+    bench.root_says(whole_service(0, Drain::Always));
+    assert_eq!(bench.deletes(), []);
+}
+
+#[test]
+fn a_copy_that_should_not_be_is_stopped_at_once() {
+    let mut bench = ready(&["a"]);
+    run(&mut bench, 0, &[0]);
+    bench.root_says(whole_service(0, Drain::Never));
+    assert_eq!(bench.deletes().len(), 1);
+    // Not so one that drains already: the root says it again of what it hears of.
+    let mut bench = ready(&["a"]);
+    run(&mut bench, 0, &[0]);
+    bench.root_says(undeploy(0, 1));
+    bench.root_says(whole_service(0, Drain::Never));
     assert_eq!(bench.deletes(), []);
 }
 
@@ -108,6 +117,21 @@ fn what_the_root_no_longer_wants_when_it_is_back_drains_as_well() {
     assert_eq!(told(&mut bench, "a"), [(0, true)]);
     bench.pass(secs(11), &["a"]);
     assert_eq!(bench.deletes()[0].1.instance_number, 0);
+}
+
+#[test]
+fn one_that_was_moved_to_another_cluster_is_dialled_there_while_ours_drains() {
+    let mut bench = ready(&["a"]);
+    run(&mut bench, 0, &[0]);
+    bench.cluster.root_gone();
+    bench.connect_root(vec![]);
+    let mut answer = web_answer(&[0]);
+    answer.instance_list[0].namespace_ip = "10.18.9.2".into();
+    bench.root_answers(&answer);
+    bench.answers();
+    bench.says("a", by_name(WEB));
+    let entry = bench.answers().remove(0).1.instance_list.remove(0);
+    assert_eq!((entry.namespace_ip.as_str(), entry.draining), ("10.18.9.2", false));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use xylem_types::{
         TableAnswer, TunnelEndpoint, UpdateKind,
     },
     node::Node,
-    session::{FromCluster, FromRoot, InstanceKey, Observed, Placement, SubnetResult},
+    session::{Drain, FromCluster, FromRoot, InstanceKey, Observed, Placement, SubnetResult},
 };
 
 use super::{Change, Cluster, Effect, Records, Settings, Time};
@@ -327,12 +327,7 @@ fn key(number: u32) -> InstanceKey {
 }
 
 fn undeploy(number: u32, generation: u64) -> FromRoot {
-    FromRoot::Undeploy {
-        key: key(number),
-        job_name: WEB.into(),
-        generation,
-        drain_only_if_dialled: false,
-    }
+    FromRoot::Undeploy { key: key(number), job_name: WEB.into(), generation, drain: Drain::Always }
 }
 
 fn changed(change: UpdateKind) -> FromRoot {
