@@ -111,7 +111,12 @@ pub fn follow(
     // SAFETY: as in `entry`.
     let flags = unsafe { (*flow).flags };
     if flags & (CONFIRMED | REPLY) == 0 && packet.confirms() && !packet.is_error() {
-        confirm(packet, key, flow);
+        // SAFETY: as in `entry`.
+        let packets = unsafe { (*flow).packets };
+        // A stream that nobody answers is not looked at again and again.
+        if packets < 8 || packets % UNANSWERED == 0 {
+            confirm(packet, key, flow);
+        }
     }
     // SAFETY: as in `entry`. The two counters are added to atomically, because packets of a flow
     // may run on several CPUs.
@@ -125,6 +130,9 @@ pub fn follow(
                 event::observe(packet, EventKind::FlowClosed, (*flow).instance);
             }
             (*flow).flags |= if packet.is_reset() { CLOSING | RESET } else { CLOSING };
+        } else if flags & RESET != 0 && !packet.is_error() {
+            // Nothing follows a reset that was meant: this one was not taken (RFC 5961, 3.2).
+            (*flow).flags &= !(CLOSING | RESET);
         }
         count_traffic(&*flow, packet.len, now);
         (*flow).ifindex
@@ -188,8 +196,12 @@ pub fn explained(packet: &Packet, node: u32, ifindex: u32) -> Result<Verdict, Dr
     Ok(Verdict::Explained)
 }
 
-/// The client goes on after the server has answered: the flow is established, and both its
-/// entries move to where nothing is forgotten. Without room there they stay where they are.
+/// Datagrams after which a flow counts as established although nobody answers.
+const UNANSWERED: u64 = 32;
+
+/// The client goes on after the server has answered, or for long enough without: the flow is
+/// established, and both its entries move to where nothing is forgotten. Without room there they
+/// stay where they are.
 #[inline(never)]
 fn confirm(packet: &Packet, key: &FlowKey, flow: *mut Flow) {
     let Some(answering) = answering(packet, flow) else { return };
@@ -202,7 +214,7 @@ fn confirm(packet: &Packet, key: &FlowKey, flow: *mut Flow) {
     let Some(answers) = OPENING.get_ptr_mut(answers_key) else { return };
     // SAFETY: as in `entry`. What other CPUs count in between is lost.
     unsafe {
-        if (*answers).packets == 0 {
+        if (*answers).packets == 0 && (packet.is_tcp() || (*flow).packets < UNANSWERED) {
             return;
         }
         (*flow).flags |= CONFIRMED;

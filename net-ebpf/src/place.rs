@@ -6,7 +6,7 @@ use net_common::{
     Addr, DropReason, Endpoint, Flow, FlowKey, Instance, InstanceState, Packet, Policy, Service,
     StepKind, Table,
     flow::{
-        flags::{CLOSING, REMOTE_CLIENT, REPLY},
+        flags::{CLOSING, CONFIRMED, REMOTE_CLIENT, REPLY},
         from_node,
     },
     limits,
@@ -179,7 +179,13 @@ fn candidate(
     if let Some(existing) = flow::entry(answers) {
         // SAFETY: as in `flow::entry`.
         let (taken_by, flags) = unsafe { ((*existing).src, (*existing).flags) };
-        if taken_by != packet.dst && flags & CLOSING == 0 && flow::is_current(existing) {
+        // What a stray packet of the other side has opened is nothing that anybody answered.
+        let is_stray = flags & (REMOTE_CLIENT | CONFIRMED) == REMOTE_CLIENT;
+        if taken_by != packet.dst
+            && flags & CLOSING == 0
+            && !is_stray
+            && flow::is_current(existing)
+        {
             return Err(DropReason::PortConflict);
         }
     }
