@@ -33,7 +33,7 @@ use xylem_types::net_api::{
 
 use crate::{
     chain::Chain,
-    core::worker::NoLease,
+    core::{published::PortsRefused, worker::NoLease},
     daemon::{
         command::{Gone, Handle, NotAttached},
         instances::{InstanceError, Instances},
@@ -176,6 +176,15 @@ fn status_of(error: &InstanceError) -> StatusCode {
     };
     match error {
         InstanceError::Name(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        InstanceError::Ports(refused) | InstanceError::NotAttached(NotAttached::Ports(refused)) => {
+            match refused {
+                PortsRefused::Invalid(_) | PortsRefused::Tunnel { .. } => {
+                    StatusCode::UNPROCESSABLE_ENTITY
+                }
+                PortsRefused::Taken { .. } | PortsRefused::InUse { .. } => StatusCode::CONFLICT,
+                PortsRefused::Refused { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            }
+        }
         InstanceError::NoLease(NoLease::NoSubnet)
         | InstanceError::Gone(_)
         | InstanceError::NotAttached(NotAttached::Gone(_) | NotAttached::NotWritten) => {

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +11,10 @@ use ipnet::Ipv4Net;
 use net_common::limits;
 use serde::Deserialize;
 
-use crate::{core::expiry::Timeouts, kernel::bpf::MapSizes};
+use crate::{
+    core::{expiry::Timeouts, port_range::PortRange},
+    kernel::bpf::MapSizes,
+};
 
 const BPFFS_ROOT: &str = "/sys/fs/bpf/xylem";
 const STATE_DIR: &str = "/var/lib/xylem/net-manager";
@@ -19,6 +22,8 @@ const SOCKET: &str = "/run/xylem/net-manager.sock";
 const TUNNEL_PORT: u16 = 50103;
 const MQTT_PORT: u16 = 10003;
 const SERVICE_NET: &str = "10.30.0.0/16";
+/// Beyond what the kernel gives to the node's own connections by default, 32768 to 60999.
+const MASQUERADE_PORTS: &str = "61000-65535";
 const TCP_IDLE_SECS: u64 = 3600;
 const FLOW_IDLE_SECS: u64 = 60;
 /// Long enough for what the network has still under way after a FIN. A segment that comes later
@@ -44,6 +49,16 @@ pub struct Settings {
     /// Address at which other nodes reach this one [default: the first of the uplink]
     #[arg(long, env = "XYLEM_NODE_ADDRESS")]
     pub node_address: Option<Ipv4Addr>,
+    /// IPv6 address of published ports and of what leaves the overlay [default: the first global one
+    /// of the uplink, if any]
+    #[arg(long, env = "XYLEM_NODE_ADDRESS_V6")]
+    pub node_address_v6: Option<Ipv6Addr>,
+    /// Lets instances talk to hosts outside of the overlay, with this node's address [default: false]
+    #[arg(long, env = "XYLEM_MASQUERADE", num_args = 0..=1, default_missing_value = "true")]
+    pub masquerade: Option<bool>,
+    /// Ports of this node that stand for those of instances which do [default: 61000-65535]
+    #[arg(long, env = "XYLEM_MASQUERADE_PORTS")]
+    pub masquerade_ports: Option<PortRange>,
     /// UDP port of the tunnel [default: 50103]
     #[arg(long, env = "XYLEM_TUNNEL_PORT")]
     pub tunnel_port: Option<u16>,
@@ -88,6 +103,10 @@ pub enum ConfigError {
         #[source]
         source: Box<toml::de::Error>,
     },
+    #[error(
+        "masquerade_ports is {ports}, and the tunnel's port {tunnel_port} is among them: choose others"
+    )]
+    TunnelMasqueraded { ports: PortRange, tunnel_port: u16 },
     #[error("{what} is {value}; it must be at least {least}")]
     TooSmall { what: &'static str, value: u32, least: u32 },
 }
@@ -100,6 +119,9 @@ pub struct Config {
     pub socket: PathBuf,
     pub uplink: Option<String>,
     pub node_address: Option<Ipv4Addr>,
+    pub node_address_v6: Option<Ipv6Addr>,
+    /// Ports for instances that talk to the outside; none may without.
+    pub masquerade: Option<PortRange>,
     pub tunnel_port: u16,
     pub mqtt_port: u16,
     pub service_net: Ipv4Net,
@@ -128,12 +150,18 @@ impl Settings {
         let secs = |flag: Option<u64>, file: Option<u64>, default| {
             Duration::from_secs(flag.or(file).unwrap_or(default))
         };
+        let masquerades = self.masquerade.or(file.masquerade).unwrap_or(false);
+        let default_ports = MASQUERADE_PORTS.parse().expect("a constant that is a range");
+        let masquerade_ports =
+            self.masquerade_ports.or(file.masquerade_ports).unwrap_or(default_ports);
         let config = Config {
             bpffs_root: self.bpffs_root.or(file.bpffs_root).unwrap_or_else(|| BPFFS_ROOT.into()),
             state_dir: self.state_dir.or(file.state_dir).unwrap_or_else(|| STATE_DIR.into()),
             socket: self.socket.or(file.socket).unwrap_or_else(|| SOCKET.into()),
             uplink: self.uplink.or(file.uplink),
             node_address: self.node_address.or(file.node_address),
+            node_address_v6: self.node_address_v6.or(file.node_address_v6),
+            masquerade: masquerades.then_some(masquerade_ports),
             tunnel_port: self.tunnel_port.or(file.tunnel_port).unwrap_or(TUNNEL_PORT),
             mqtt_port: self.mqtt_port.or(file.mqtt_port).unwrap_or(MQTT_PORT),
             service_net: self.service_net.or(file.service_net).unwrap_or(default_net).trunc(),
@@ -161,6 +189,12 @@ impl Settings {
                 return Err(ConfigError::TooSmall { what, value, least: LEAST });
             }
         }
+        if let Some(ports) = config.masquerade
+            && ports.contains(config.tunnel_port)
+        {
+            let tunnel_port = config.tunnel_port;
+            return Err(ConfigError::TunnelMasqueraded { ports, tunnel_port });
+        }
         Ok(config)
     }
 }
@@ -177,6 +211,22 @@ mod tests {
         assert_eq!((config.tunnel_port, config.mqtt_port), (3, 2));
         assert_eq!(config.map_sizes.flows, limits::FLOWS);
         assert_eq!(config.service_net.to_string(), SERVICE_NET);
+    }
+
+    #[test]
+    fn instances_stay_inside_unless_they_are_let_out() {
+        let file = "masquerade = true\nmasquerade_ports = \"62000-62999\"";
+        let file: Settings = toml::from_str(file).unwrap();
+        let config = |flags: Settings| flags.resolve(file.clone()).unwrap();
+        let shut = Settings { masquerade: Some(false), ..Settings::default() };
+        assert_eq!(config(shut).masquerade, None);
+        assert_eq!(config(Settings::default()).masquerade.unwrap().to_string(), "62000-62999");
+        assert_eq!(Settings::default().resolve(Settings::default()).unwrap().masquerade, None);
+        let clash = Settings { tunnel_port: Some(62_100), ..Settings::default() };
+        let refused = clash.resolve(file.clone()).unwrap_err().to_string();
+        assert!(refused.contains("masquerade_ports") && refused.contains("62100"), "{refused}");
+        let error = toml::from_str::<Settings>("masquerade_ports = \"9\"").unwrap_err().to_string();
+        assert!(error.contains("FIRST-LAST"), "{error}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod ipam;
 pub mod parking;
 pub mod plan;
 pub mod policy;
+pub mod port_range;
 pub mod probe;
 pub mod published;
 pub mod tables;

@@ -19,6 +19,8 @@ pub enum PortsRefused {
     Taken { port: NodePort, name: String, number: u32 },
     #[error("port {port} of this node is used by a process of the node")]
     InUse { port: NodePort },
+    #[error("port {port} of this node cannot be had: {reason}")]
+    Refused { port: NodePort, reason: String },
 }
 
 /// The map key of a port.

@@ -2,10 +2,14 @@
 
 use net_maps::Name;
 use tokio::sync::{mpsc, oneshot};
-use xylem_types::net_api::{RegisterRequest, Status};
+use xylem_types::{
+    net_api::{RegisterRequest, Status},
+    port::PortMapping,
+};
 
 use crate::core::{
     ipam::Lease,
+    published::PortsRefused,
     translation::{LocalInstance, MapFull},
     worker::NoLease,
 };
@@ -22,6 +26,8 @@ pub enum NotAttached {
     Gone(#[from] Gone),
     #[error(transparent)]
     Full(#[from] MapFull),
+    #[error("{0} (in `portMappings`)")]
+    Ports(#[from] PortsRefused),
     #[error("the maps of the data path could not be written; the log says why")]
     NotWritten,
 }
@@ -36,6 +42,7 @@ pub(super) enum Command {
         number: u32,
         lease: Lease,
         ifindex: u32,
+        ports: Vec<PortMapping>,
         reply: oneshot::Sender<Result<(), NotAttached>>,
     },
     Detach {
@@ -46,7 +53,7 @@ pub(super) enum Command {
     Local {
         name: Name,
         number: u32,
-        reply: oneshot::Sender<Option<LocalInstance>>,
+        reply: oneshot::Sender<Option<(LocalInstance, Vec<PortMapping>)>>,
     },
     /// Replied to when the instance knows its instance IP.
     Named {
@@ -84,15 +91,16 @@ impl Handle {
         self.commands.send(Command::Release(lease)).await.map_err(|_| Gone)
     }
 
-    /// Writes an instance to the maps and announces it.
+    /// Writes an instance with its published ports to the maps and announces it.
     pub(super) async fn attach(
         &self,
         name: Name,
         number: u32,
         lease: Lease,
         ifindex: u32,
+        ports: Vec<PortMapping>,
     ) -> Result<(), NotAttached> {
-        self.ask(|reply| Command::Attach { name, number, lease, ifindex, reply }).await?
+        self.ask(|reply| Command::Attach { name, number, lease, ifindex, ports, reply }).await?
     }
 
     /// Takes an instance out of the maps and announces that; what it was, if it was there.
@@ -104,11 +112,12 @@ impl Handle {
         self.ask(|reply| Command::Detach { name, number, reply }).await
     }
 
+    /// An instance of this node, with its published ports.
     pub(super) async fn local(
         &self,
         name: Name,
         number: u32,
-    ) -> Result<Option<LocalInstance>, Gone> {
+    ) -> Result<Option<(LocalInstance, Vec<PortMapping>)>, Gone> {
         self.ask(|reply| Command::Local { name, number, reply }).await
     }
 

@@ -10,14 +10,21 @@ use std::{
 use net_maps::{BadName, Name};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
-use xylem_types::net_api::{DeployRequest, DeployResponse, UndeployRequest};
+use xylem_types::{
+    net_api::{DeployRequest, DeployResponse, UndeployRequest},
+    port::{PortMapping, published},
+};
 
-use super::command::{Gone, Handle, NotAttached};
+use super::{
+    command::{Gone, Handle, NotAttached},
+    ports::Ports,
+};
 use crate::{
     chain::Chain,
     core::{
         ifname::{Alias, DataPathId},
         ipam::Lease,
+        published::PortsRefused,
         translation::LocalInstance,
         worker::NoLease,
     },
@@ -40,6 +47,8 @@ const NAME_PATIENCE: Duration = Duration::from_secs(2);
 pub enum InstanceError {
     #[error("{0} (in `serviceName`)")]
     Name(#[from] BadName),
+    #[error("{0} (in `portMappings`)")]
+    Ports(#[from] PortsRefused),
     #[error(transparent)]
     NoLease(#[from] NoLease),
     #[error(transparent)]
@@ -66,6 +75,7 @@ pub struct Instances {
     data_path: Mutex<DataPath>,
     id: DataPathId,
     wiring: Wiring,
+    ports: Ports,
     busy: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -76,9 +86,10 @@ impl Instances {
         data_path: DataPath,
         id: DataPathId,
         wiring: Wiring,
+        ports: Ports,
     ) -> Self {
         let data_path = Mutex::new(data_path);
-        Self { daemon, netlink, data_path, id, wiring, busy: Mutex::default() }
+        Self { daemon, netlink, data_path, id, wiring, ports, busy: Mutex::default() }
     }
 
     /// Attaches the namespace of a process. Repeating it for the same process changes nothing;
@@ -102,24 +113,60 @@ impl Instances {
         request: &DeployRequest,
     ) -> Result<DeployResponse, InstanceError> {
         let pid = request.pid;
-        if let Some(local) = self.daemon.local(name, number).await? {
+        let ports = published(&request.port_mappings).map_err(PortsRefused::from)?;
+        if let Some((local, before)) = self.daemon.local(name, number).await? {
             if veth::leads_to(local.ifindex, pid).await? {
+                self.republish((name, number), &local, &before, &ports).await?;
                 return Ok(response(request, lease_of(&local)));
             }
             info!(service = %name, instance = number, pid, "the instance has another process now");
             self.undeploy_alone((name, number)).await?;
         }
-        let lease = self.lease().await?;
-        let attached = self.attach(name, number, pid, lease).await;
-        if let Err(error) = attached {
-            self.daemon.release(lease).await?;
-            return Err(error);
+        self.ports.reserve((name, number), &ports)?;
+        let leased = self.leased_attach((name, number), pid, ports).await;
+        if leased.is_err() {
+            self.ports.retain((name, number), &[]);
         }
+        let lease = leased?;
         if timeout(NAME_PATIENCE, self.daemon.named(name, number)).await.is_err() {
             warn!(service = %name, instance = number, "the cluster has not told the instance IP");
         }
         info!(service = %name, instance = number, net.ns_ip = %lease.v4, "attached");
         Ok(response(request, lease))
+    }
+
+    async fn leased_attach(
+        &self,
+        (name, number): Key,
+        pid: i32,
+        ports: Vec<PortMapping>,
+    ) -> Result<Lease, InstanceError> {
+        let lease = self.lease().await?;
+        let attached = self.attach(name, number, pid, lease, ports).await;
+        if let Err(error) = attached {
+            self.daemon.release(lease).await?;
+            return Err(error);
+        }
+        Ok(lease)
+    }
+
+    /// An instance that is attached gets other ports.
+    async fn republish(
+        &self,
+        (name, number): Key,
+        local: &LocalInstance,
+        before: &[PortMapping],
+        ports: &[PortMapping],
+    ) -> Result<(), InstanceError> {
+        let is_same = before.len() == ports.len() && ports.iter().all(|p| before.contains(p));
+        if is_same {
+            return Ok(());
+        }
+        self.ports.reserve((name, number), ports)?;
+        let (lease, ifindex) = (lease_of(local), local.ifindex);
+        let attached = self.daemon.attach(name, number, lease, ifindex, ports.to_vec()).await;
+        self.ports.retain((name, number), if attached.is_ok() { ports } else { before });
+        Ok(attached?)
     }
 
     async fn lease(&self) -> Result<Lease, InstanceError> {
@@ -140,6 +187,7 @@ impl Instances {
         number: u32,
         pid: i32,
         lease: Lease,
+        ports: Vec<PortMapping>,
     ) -> Result<(), InstanceError> {
         let alias = Alias { data_path: self.id, name, number };
         let link = veth::attach(&self.netlink, &alias, pid, lease, self.wiring).await?;
@@ -147,7 +195,10 @@ impl Instances {
             data_path.attach(Program::FromInstance, &link.name, &link.name)
         });
         let attached = match attached {
-            Ok(()) => self.daemon.attach(name, number, lease, link.index).await.map_err(Into::into),
+            Ok(()) => {
+                let attached = self.daemon.attach(name, number, lease, link.index, ports).await;
+                attached.map_err(Into::into)
+            }
             Err(error) => Err(error.into()),
         };
         if attached.is_err()
@@ -176,6 +227,7 @@ impl Instances {
     /// and only then is its address free.
     async fn undeploy_alone(&self, (name, number): Key) -> Result<(), InstanceError> {
         let local = self.daemon.detach(name, number).await?;
+        self.ports.retain((name, number), &[]);
         let alias = Alias { data_path: self.id, name, number }.to_string();
         // A pair that an earlier, failed attempt left over goes as well.
         for link in veth::of_instances(&self.netlink, self.id).await? {

@@ -15,6 +15,7 @@ mod full;
 mod gate;
 pub mod instances;
 mod node;
+mod ports;
 pub mod purge;
 pub mod start;
 pub mod state;
@@ -30,7 +31,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
-use xylem_types::net_api::{RegisterRequest, Status};
+use xylem_types::{
+    net_api::{RegisterRequest, Status},
+    port::PortMapping,
+};
 
 use crate::{
     chain::Chain,
@@ -73,6 +77,8 @@ pub struct Daemon {
     maps: PinnedMaps,
     /// What the maps hold, as far as this task, their only writer, knows.
     held: Tables,
+    /// How many published ports the programs were told of.
+    published_count: u32,
     /// A write failed and is to be tried again.
     incomplete: bool,
     injector: Injector,
@@ -178,15 +184,17 @@ impl Daemon {
                 }
             }
             Command::Release(lease) => self.worker.release(lease),
-            Command::Attach { name, number, lease, ifindex, reply } => {
-                self.on_attach(name, number, lease, ifindex, reply);
+            Command::Attach { name, number, lease, ifindex, ports, reply } => {
+                self.on_attach(name, number, lease, ifindex, &ports, reply);
             }
             Command::Detach { name, number, reply } => {
                 let what = self.worker.detach(name, number, clock::now());
                 self.replies.push(Reply::Detached { what, to: reply });
             }
             Command::Local { name, number, reply } => {
-                answer(reply, self.worker.translation().local_instance(name, number));
+                let translation = self.worker.translation();
+                let local = translation.local_instance(name, number);
+                answer(reply, local.map(|local| (local, translation.ports(name, number))));
             }
             Command::Named { name, number, reply } => self.unnamed.push((name, number, reply)),
             Command::Status(reply) => answer(reply, self.status()),
@@ -199,16 +207,27 @@ impl Daemon {
         number: u32,
         lease: Lease,
         ifindex: u32,
+        ports: &[PortMapping],
         reply: oneshot::Sender<Result<(), NotAttached>>,
     ) {
-        match self.worker.attach(name, number, lease, ifindex, clock::now()) {
+        let now = clock::now();
+        let attached = self
+            .worker
+            .translation()
+            .check_ports(name, number, ports)
+            .map_err(NotAttached::from)
+            .and_then(|()| Ok(self.worker.attach(name, number, lease, ifindex, now)?))
+            .and_then(|()| Ok(self.worker.publish(name, number, ports)?));
+        match attached {
             Ok(()) => {
                 let addr = lease.v4.into();
                 self.replies.push(Reply::Attached { name, number, addr, to: reply });
             }
-            Err(full) => {
-                self.full.count(full.map, clock::now());
-                answer(reply, Err(full.into()));
+            Err(refused) => {
+                if let NotAttached::Full(full) = &refused {
+                    self.full.count(full.map, now);
+                }
+                answer(reply, Err(refused));
             }
         }
     }
@@ -310,6 +329,7 @@ impl Daemon {
             }
         }
         self.incomplete |= !applied.is_complete();
+        self.tell_published();
         self.reply();
         for effect in self.worker.take_effects() {
             self.perform(effect);
@@ -321,13 +341,41 @@ impl Daemon {
         for reply in std::mem::take(&mut self.replies) {
             match reply {
                 Reply::Attached { name, number, addr, to } => {
-                    let is_there = self.held.endpoints.get(addr).is_some();
+                    let is_there =
+                        self.held.endpoints.get(addr).is_some() && self.are_published(name, number);
                     if !is_there {
                         self.worker.detach(name, number, clock::now());
                     }
                     answer(to, if is_there { Ok(()) } else { Err(NotAttached::NotWritten) });
                 }
                 Reply::Detached { what, to } => answer(to, what),
+            }
+        }
+    }
+
+    /// Whether the ports of an instance are in the map.
+    fn are_published(&self, name: Name, number: u32) -> bool {
+        let ports = self.worker.translation().ports(name, number);
+        ports.iter().all(|mapping| {
+            let desired = self.worker.translation().desired().published.get(mapping.node);
+            desired == self.held.published.get(mapping.node)
+        })
+    }
+
+    /// The programs look for published ports only while there are any.
+    fn tell_published(&mut self) {
+        let count = self.held.published.len() as u32;
+        if count == self.published_count {
+            return;
+        }
+        let told = self.maps.config().and_then(|config| {
+            self.maps.set_config(&net_common::Config { published_count: count, ..config })
+        });
+        match told {
+            Ok(()) => self.published_count = count,
+            Err(failure) => {
+                self.incomplete = true;
+                error!(error = %Chain(&failure), "published ports are not watched, will retry");
             }
         }
     }

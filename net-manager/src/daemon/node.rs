@@ -2,24 +2,25 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::Ipv4Net;
-use net_common::{Config as NodeConfig, limits};
+use net_common::{Addr, Config as NodeConfig, limits};
 use tracing::{info, warn};
 use xylem_types::mqtt::TunnelEndpoint;
 
-use super::start::DaemonError;
+use super::{ports::Ports, start::DaemonError};
 use crate::{
     config::Config,
-    core::{ifname::DataPathId, translation::LocalInstance, worker::Worker},
+    core::{ifname::DataPathId, port_range::PortRange, translation::LocalInstance, worker::Worker},
     kernel::{
         self,
         bpf::{DataPath, Program},
         bpffs::{self, Lock},
         clock, headroom,
         netlink::{Link, Netlink},
+        own_ports,
         veth::{self, Wiring},
     },
 };
@@ -52,8 +53,11 @@ pub(super) struct Node {
     pub(super) lock: Lock,
     uplink: Link,
     address: Ipv4Addr,
+    /// For published ports and what leaves the overlay.
+    address_v6: Option<Ipv6Addr>,
     tunnel_port: u16,
     service_net: Ipv4Net,
+    masquerade: Option<PortRange>,
 }
 
 impl Node {
@@ -77,6 +81,13 @@ impl Node {
                 *addresses.first().ok_or_else(|| DaemonError::NoAddress { ifname: ifname() })?
             }
         };
+        let address_v6 = match config.node_address_v6 {
+            Some(address) => Some(address),
+            None => netlink.global_address_v6(uplink.index).await?,
+        };
+        if let Some(ports) = config.masquerade {
+            check_own_ports(ports)?;
+        }
         let id = DataPathId::new(&config.bpffs_root);
         let injection = veth::injection_pair(&netlink, id).await?;
         let headroom = headroom::prepare(&netlink, id).await;
@@ -89,7 +100,9 @@ impl Node {
             lock,
             uplink,
             address,
+            address_v6,
             tunnel_port: config.tunnel_port,
+            masquerade: config.masquerade,
             service_net: config.service_net,
         })
     }
@@ -109,11 +122,18 @@ impl Node {
         self.uplink.mtu - limits::TUNNEL_OVERHEAD_V4
     }
 
-    /// What the programs must know.
-    pub(super) fn config(&self) -> NodeConfig {
+    /// Where ports are published.
+    pub(super) fn ports(&self) -> Ports {
+        let v6 = self.address_v6.map(IpAddr::from);
+        Ports::new([self.address.into()].into_iter().chain(v6).collect(), self.tunnel_port)
+    }
+
+    /// What the programs must know; `published` ports are there already.
+    pub(super) fn config(&self, published: usize) -> NodeConfig {
         let word = |ip: Ipv4Addr| u32::from_ne_bytes(ip.octets());
         NodeConfig {
             node_addr: self.address.into(),
+            node_addr_v6: self.address_v6.map(Addr::from).unwrap_or_default(),
             uplink_ifindex: self.uplink.index,
             tunnel_port: self.tunnel_port.to_be(),
             _pad: 0,
@@ -125,7 +145,9 @@ impl Node {
             namespace_net_v4: u32::from_ne_bytes(NAMESPACE_NET_V4),
             namespace_mask_v4: u32::from_ne_bytes(NAMESPACE_MASK_V4),
             instance_mtu: self.instance_mtu(),
-            ..NodeConfig::default()
+            masquerade_first: self.masquerade.map_or(0, |ports| ports.first()),
+            masquerade_count: self.masquerade.map_or(0, |ports| ports.count()),
+            published_count: published as u32,
         }
     }
 
@@ -174,6 +196,16 @@ impl Node {
             self.netlink.remove(link.index).await?;
         }
         Ok(())
+    }
+}
+
+/// The node's own connections and those of instances must not have the same ports: answers to one
+/// would reach the other.
+fn check_own_ports(ports: PortRange) -> Result<(), DaemonError> {
+    let own = own_ports::read().map_err(DaemonError::OwnPorts)?;
+    match ports.clash(&own.local, &own.reserved) {
+        Some(clash) => Err(DaemonError::PortsClash { ports, local: own.local, clash }),
+        None => Ok(()),
     }
 }
 

@@ -25,8 +25,9 @@ use crate::{
     api,
     config::Config,
     core::{
+        port_range::PortRange,
         tables::PeerAddr,
-        translation::{Capacities, Translation},
+        translation::{Capacities, LocalInstance, Translation},
         worker::{Settings, Worker},
     },
     kernel::{
@@ -67,6 +68,14 @@ pub enum DaemonError {
     NoAddress { ifname: String },
     #[error("the uplink {ifname} has an MTU of {mtu} bytes, too small for a tunnel")]
     SmallMtu { ifname: String, mtu: u32 },
+    #[error("cannot read which ports the node's own connections get")]
+    OwnPorts(#[source] io::Error),
+    #[error(
+        "port {clash} is among the masquerade ports {ports} and among those that the node's own \
+         connections get ({local}): choose others with --masquerade-ports, or keep these free \
+         (`sysctl net.ipv4.ip_local_reserved_ports={ports}`)"
+    )]
+    PortsClash { ports: PortRange, local: PortRange, clash: u16 },
     #[error("cannot open a packet socket")]
     Inject(#[source] io::Error),
     #[error("cannot listen on {}", path.display())]
@@ -98,7 +107,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let node = Node::open(&config).await?;
     let mut data_path = DataPath::load(&config.bpffs_root, &config.map_sizes)?;
     let mut maps = PinnedMaps::open(&config.bpffs_root)?;
-    maps.set_config(&node.config())?;
+    let published_count = maps.published()?.len();
+    maps.set_config(&node.config(published_count))?;
 
     let held = apply::read(&maps)?;
     let capacities = Capacities {
@@ -126,6 +136,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         worker,
         maps,
         held,
+        published_count: published_count as u32,
         incomplete: false,
         injector: injector.map_err(DaemonError::Inject)?,
         state,
@@ -153,8 +164,12 @@ async fn serve(
     let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
     let handle = Handle::new(commands);
     let wiring = node.wiring();
+    let ports = node.ports();
+    for LocalInstance { name, number, .. } in daemon.worker.translation().local() {
+        ports.take_over((name, number), &daemon.worker.translation().ports(name, number));
+    }
     let Node { netlink, id, lock, .. } = node;
-    let instances = Instances::new(handle.clone(), netlink, data_path, id, wiring);
+    let instances = Instances::new(handle.clone(), netlink, data_path, id, wiring, ports);
     let ring = PinnedMaps::open_events(&config.bpffs_root)?;
     let listener = api::listen(&config.socket)
         .map_err(|source| DaemonError::Listen { path: config.socket.clone(), source })?;

@@ -9,6 +9,8 @@ pub mod headroom;
 pub mod inject;
 pub mod netlink;
 pub mod netns;
+pub mod own_ports;
+pub mod reserve;
 pub mod sweep;
 pub mod version;
 pub mod veth;

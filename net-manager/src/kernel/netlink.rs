@@ -9,7 +9,7 @@ use std::{
 use futures::TryStreamExt;
 use netlink_packet_route::{
     AddressFamily,
-    address::AddressAttribute,
+    address::{AddressAttribute, AddressHeaderFlags, AddressScope},
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State},
     route::{RouteAttribute, RouteMessage},
 };
@@ -394,6 +394,35 @@ impl Netlink {
                 _ => None,
             })
         }))
+    }
+
+    /// The first IPv6 address of an interface by which hosts elsewhere can answer: of global scope,
+    /// and neither tentative, about to end nor made to be thrown away.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn global_address_v6(&self, index: u32) -> Result<Option<Ipv6Addr>, NetlinkError> {
+        let unfit = AddressHeaderFlags::Tentative
+            | AddressHeaderFlags::Dadfailed
+            | AddressHeaderFlags::Deprecated
+            | AddressHeaderFlags::Secondary;
+        let mut messages = self.handle.address().get().set_link_index_filter(index).execute();
+        while let Some(message) =
+            messages.try_next().await.map_err(refused("list the addresses"))?
+        {
+            let header = message.header;
+            let is_fit = header.family == AddressFamily::Inet6
+                && header.scope == AddressScope::Universe
+                && !header.flags.intersects(unfit);
+            let found = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
+                _ => None,
+            });
+            if is_fit && found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     /// The IPv4 addresses of an interface, in the kernel's order: the primary one first.

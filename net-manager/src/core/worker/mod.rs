@@ -12,9 +12,12 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use net_common::{Addr, EventKind};
 use net_maps::Name;
 use tracing::{debug, info, warn};
-use xylem_types::mqtt::{
-    InterestRemove, NetDeployed, Peer, SubnetGrant, SubnetRequest, TableAnswer, TableQuery,
-    TunnelEndpoint,
+use xylem_types::{
+    mqtt::{
+        InterestRemove, NetDeployed, Peer, SubnetGrant, SubnetRequest, TableAnswer, TableQuery,
+        TunnelEndpoint,
+    },
+    port::PortMapping,
 };
 
 use super::{
@@ -22,6 +25,7 @@ use super::{
     interests::Interests,
     ipam::{BadGrant, Ipam, Lease, Subnet, SubnetFull},
     parking::{Awaited, Limits, Packet, Parked, Parking},
+    published::PortsRefused,
     translation::{LocalInstance, MapFull, Translation},
 };
 
@@ -323,6 +327,19 @@ impl Worker {
         }
         self.effects.push(Effect::Query(by_name(name)));
         Ok(())
+    }
+
+    /// A local instance has these published ports and no others.
+    ///
+    /// # Errors
+    /// Another one has one of them; nothing is changed.
+    pub fn publish(
+        &mut self,
+        name: Name,
+        number: u32,
+        ports: &[PortMapping],
+    ) -> Result<(), PortsRefused> {
+        self.translation.publish(name, number, ports)
     }
 
     /// An instance is going; what it was, unless it never ran here. Its addresses stay taken
