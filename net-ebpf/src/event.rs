@@ -1,7 +1,9 @@
 //! Tells user space what it must act on, and people what they watch.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use net_common::{Event, EventKind, MissBudget, Packet, config::features};
+use net_common::{
+    Event, EventKind, MissBudget, Packet, PeerKey, config::features, flow::from_node,
+};
 
 use crate::maps::{CONFIG, EVENTS, MISS_BUDGETS, OBSERVATIONS};
 
@@ -36,6 +38,17 @@ pub fn send(kind: EventKind, fill: impl FnOnce(&mut Event)) {
         event.kind = kind as u32;
         fill(event);
         record.submit(0);
+    }
+}
+
+/// A sender of tunnel packets that nobody announced: user space asks who that is.
+#[inline(never)]
+pub fn ask_who(sender: &PeerKey) {
+    if is_within_budget(from_node(0)) {
+        send(EventKind::UnknownPeer, |event| {
+            event.src = sender.addr;
+            event.sport = sender.port;
+        });
     }
 }
 

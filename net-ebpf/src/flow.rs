@@ -118,25 +118,7 @@ pub fn follow(
             confirm(packet, key, flow);
         }
     }
-    // SAFETY: as in `entry`. The two counters are added to atomically, because packets of a flow
-    // may run on several CPUs.
-    let ifindex = unsafe {
-        atomic::add(&raw mut (*flow).packets, 1);
-        atomic::add(&raw mut (*flow).bytes, u64::from(packet.len));
-        let now = bpf_ktime_get_coarse_ns();
-        (*flow).last_seen_ns = now;
-        if packet.is_closing() {
-            if flags & CLOSING == 0 {
-                event::observe(packet, EventKind::FlowClosed, (*flow).instance);
-            }
-            (*flow).flags |= if packet.is_reset() { CLOSING | RESET } else { CLOSING };
-        } else if flags & RESET != 0 && !packet.is_error() {
-            // Nothing follows a reset that was meant: this one was not taken (RFC 5961, 3.2).
-            (*flow).flags &= !(CLOSING | RESET);
-        }
-        count_traffic(&*flow, packet.len, now);
-        (*flow).ifindex
-    };
+    let ifindex = account(packet, flow);
     if packet.is_error() {
         // SAFETY: as in `entry`.
         rewrite::error(ctx, packet, unsafe { &*flow }, key.origin == from_node(OUTSIDE))?;
@@ -163,6 +145,32 @@ pub fn follow(
     // has classified the packet as its own already.
     // SAFETY: a helper call without pointers.
     Ok(Verdict::Redirect(unsafe { bpf_redirect_peer(ifindex, 0) } as i32))
+}
+
+/// Counts a packet of the flow and notes when and how it went by; the flow's interface.
+#[inline(always)]
+pub fn account(packet: &Packet, flow: *mut Flow) -> u32 {
+    // SAFETY: as in `entry`.
+    let flags = unsafe { (*flow).flags };
+    // SAFETY: as in `entry`. The two counters are added to atomically, because packets of a flow
+    // may run on several CPUs.
+    unsafe {
+        atomic::add(&raw mut (*flow).packets, 1);
+        atomic::add(&raw mut (*flow).bytes, u64::from(packet.len));
+        let now = bpf_ktime_get_coarse_ns();
+        (*flow).last_seen_ns = now;
+        if packet.is_closing() {
+            if flags & CLOSING == 0 {
+                event::observe(packet, EventKind::FlowClosed, (*flow).instance);
+            }
+            (*flow).flags |= if packet.is_reset() { CLOSING | RESET } else { CLOSING };
+        } else if flags & RESET != 0 && !packet.is_error() {
+            // Nothing follows a reset that was meant: this one was not taken (RFC 5961, 3.2).
+            (*flow).flags &= !(CLOSING | RESET);
+        }
+        count_traffic(&*flow, packet.len, now);
+        (*flow).ifindex
+    }
 }
 
 /// The node of a flow, as long as it can be reached.

@@ -5,6 +5,7 @@
 //! | `from_instance` | TCX ingress of an instance's host-side veth | service IP → instance; deliver or encapsulate |
 //! | `from_uplink` | TCX ingress of the uplink | tunnel packets of known peers → instance |
 //! | `from_parked` | TCX ingress of the injection veth | `from_instance` for packets that waited for an answer |
+//! | `uplink_xdp` | XDP of the uplink, where its driver has it | the quick part of `from_uplink`, early |
 //!
 //! A packet of a known flow costs one look-up of the flow table, whatever the number of services.
 //! Nothing here waits for user space: a miss is handed over whole and sent again later.
@@ -14,6 +15,7 @@
 #![no_main]
 
 mod atomic;
+mod early;
 mod event;
 mod explain;
 mod flow;
@@ -26,13 +28,14 @@ mod place;
 mod probe;
 mod refuse;
 mod rewrite;
+mod socket;
 mod tunnel;
 mod verdict;
 
 use aya_ebpf::{
     helpers::{bpf_redirect_neigh, bpf_redirect_peer},
-    macros::classifier,
-    programs::TcContext,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 use net_common::{
     Addr, Config, DropReason, Endpoint, EventKind, Flow, FlowKey, NodeKind, Packet, PeerKey,
@@ -57,14 +60,14 @@ pub fn from_instance(ctx: TcContext) -> i32 {
     let outcome = try_from_instance(&ctx);
     // SAFETY: a field of the context that the kernel passed.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    finish(&ctx, outcome, || back_to_instance(ifindex))
+    finish(&ctx, outcome, || into_instance(ifindex))
 }
 
 #[classifier]
 pub fn from_parked(ctx: TcContext) -> i32 {
     let mut ifindex = 0;
     let outcome = try_from_parked(&ctx, &mut ifindex);
-    finish(&ctx, outcome, || back_to_instance(ifindex))
+    finish(&ctx, outcome, || into_instance(ifindex))
 }
 
 #[classifier]
@@ -78,9 +81,14 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
     })
 }
 
-/// The answer to an instance's packet goes into the namespace it came from.
+#[xdp]
+pub fn uplink_xdp(ctx: XdpContext) -> u32 {
+    early::run(&ctx)
+}
+
+/// Into the namespace of the instance behind this interface.
 #[inline(always)]
-fn back_to_instance(ifindex: u32) -> i32 {
+fn into_instance(ifindex: u32) -> i32 {
     // SAFETY: a helper call without pointers.
     unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
 }
@@ -198,6 +206,10 @@ fn follow(
 
 #[inline(always)]
 fn try_from_uplink(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    if let Some(ifindex) = early::noted(ctx) {
+        count(ProgramCounter::Delivered, ctx.len());
+        return Ok(Verdict::Redirect(into_instance(ifindex)));
+    }
     let Some(config) = CONFIG.get(0) else { return pass(ctx) };
     let is_v4 = match ethertype(ctx) {
         ETH_P_IP => true,
@@ -244,7 +256,7 @@ fn from_tunnel(
     let sender = PeerKey { addr: Addr::from_v4_word(outer.src), port: udp.sport, _pad: 0 };
     // SAFETY: read at once.
     let Some(peer) = (unsafe { PEERS.get(sender) }) else {
-        ask_who(&sender);
+        event::ask_who(&sender);
         return Err(DropReason::UnknownPeer);
     };
     let peer = *peer;
@@ -265,12 +277,29 @@ fn from_tunnel(
             if !matches!(found, Found::Nothing) {
                 flow::forget(key);
             }
+            check_header_sum(ctx, INNER, is_v4)?;
             place_from_tunnel(packet, peer, key, answers)?
         }
     };
     tunnel::decapsulate(ctx, is_v4)?;
     count(ProgramCounter::Decapsulated, packet.len);
     flow::follow(ctx, packet, key, flow)
+}
+
+/// Nothing on the way has summed the inner header up: damage must not open flows. That of a known
+/// flow is what it was, and IPv6 has no sum; options are left to the receiver.
+#[inline(always)]
+fn check_header_sum(ctx: &TcContext, l3: usize, is_v4: bool) -> Result<(), DropReason> {
+    if !is_v4 {
+        return Ok(());
+    }
+    let header = at::<Ipv4Header>(ctx, l3).ok_or(DropReason::Truncated)?;
+    // SAFETY: inside the packet and aligned, as `at` says.
+    let header = unsafe { &*header };
+    if header.version_ihl == 0x45 && header.sum() != header.checksum {
+        return Err(DropReason::BadHeader);
+    }
+    Ok(())
 }
 
 /// The flow of a tunnel packet that has none at its own key.
@@ -326,17 +355,6 @@ fn check_foreign_source(packet: &Packet, peer: u32) -> Result<bool, DropReason> 
     let lives_there = service.policy == Policy::Instance as u32
         && INSTANCES.get(service.instance).is_some_and(|instance| instance.node == peer);
     if lives_there { Ok(true) } else { Err(DropReason::ForeignSource) }
-}
-
-/// A sender that nobody announced: user space asks who that is.
-#[inline(never)]
-fn ask_who(sender: &PeerKey) {
-    if event::is_within_budget(from_node(0)) {
-        event::send(EventKind::UnknownPeer, |event| {
-            event.src = sender.addr;
-            event.sport = sender.port;
-        });
-    }
 }
 
 /// A packet to the node's own address, without a tunnel.

@@ -4,13 +4,13 @@
 
 use crate::{packet::Keys, refuse::Answer};
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
     macros::btf_map,
 };
 use net_common::{
     Addr, Chunk, Config, Counter, DropReason, Endpoint, Explanation, Flow, FlowKey, FragmentKey,
-    FragmentPorts, Instance, MissBudget, Node, Packet, PeerKey, ProgramCounter, Published,
-    PublishedKey, Service, Table, Traffic, limits,
+    FragmentPorts, Instance, Joined, MissBudget, Node, Packet, PeerKey, ProgramCounter, Published,
+    PublishedKey, Service, SocketKey, SocketLayout, Table, Traffic, limits,
 };
 
 /// `BPF_F_NO_PREALLOC`: memory for entries that exist, not for those that may.
@@ -122,6 +122,25 @@ pub static NAMES: HashMap<
     { limits::SERVICES as usize },
     NO_PREALLOC,
 > = HashMap::new();
+
+/// Cookie of an instance's network namespace → host end of its veth pair. Written by user space.
+#[btf_map(name = "namespaces")]
+pub static NAMESPACES: HashMap<u64, u32, { limits::ENDPOINTS as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+/// Sockets that something may be put into directly. Entered here, left when they are closed.
+#[btf_map(name = "sockets")]
+pub static SOCKETS: SockHash<SocketKey, { limits::SOCKETS as usize }> = SockHash::new();
+
+/// What is known of each of them. Written here.
+#[btf_map(name = "joined")]
+pub static JOINED: HashMap<SocketKey, Joined, { limits::SOCKETS as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+/// Written by user space. Not pinned, so that programs that a later net manager replaces keep
+/// what they were loaded with.
+#[btf_map(name = "socket_layout")]
+pub static SOCKET_LAYOUT: Array<SocketLayout, 1> = Array::new();
 
 /// Where a flow entry is put together before it is inserted. Not pinned.
 #[btf_map(name = "scratch")]

@@ -181,10 +181,7 @@ fn candidate(
         let (taken_by, flags) = unsafe { ((*existing).src, (*existing).flags) };
         // What a stray packet of the other side has opened is nothing that anybody answered.
         let is_stray = flags & (REMOTE_CLIENT | CONFIRMED) == REMOTE_CLIENT;
-        if taken_by != packet.dst
-            && flags & CLOSING == 0
-            && !is_stray
-            && flow::is_current(existing)
+        if taken_by != packet.dst && flags & CLOSING == 0 && !is_stray && flow::is_current(existing)
         {
             return Err(DropReason::PortConflict);
         }

@@ -80,17 +80,22 @@ fn drop_packet(ctx: &TcContext, reason: u32) {
         explain::write(StepKind::Dropped as u32, reason, &Addr::UNSPECIFIED);
         return;
     }
-    if let Some(counter) = DROPS.get_ptr_mut(reason) {
-        // SAFETY: this CPU's own slot of a per-CPU array.
-        unsafe {
-            (*counter).packets += 1;
-            (*counter).bytes += u64::from(ctx.len());
-        }
-    }
+    count_drop(reason, ctx.len());
     if let Some(packet) = PACKET.get_ptr_mut(0) {
         // SAFETY: this CPU's own element, as in `packet::parse`. Of a packet that could not be
         // parsed it has what was read before the fault.
         event::observe(unsafe { &*packet }, EventKind::Dropped, reason);
+    }
+}
+
+#[inline(always)]
+pub fn count_drop(reason: u32, bytes: u32) {
+    if let Some(counter) = DROPS.get_ptr_mut(reason) {
+        // SAFETY: this CPU's own slot of a per-CPU array.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += u64::from(bytes);
+        }
     }
 }
 

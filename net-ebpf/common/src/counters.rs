@@ -60,10 +60,12 @@ pub enum ProgramCounter {
     MssClamped = 11,
     /// Flows that both sides have confirmed.
     FlowConfirmed = 12,
+    /// Messages that went from socket to socket, past the stack; bytes without headers.
+    SocketToSocket = 13,
 }
 
 impl ProgramCounter {
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 14;
 
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::Delivered,
@@ -79,6 +81,7 @@ impl ProgramCounter {
         Self::ProbeAnswered,
         Self::MssClamped,
         Self::FlowConfirmed,
+        Self::SocketToSocket,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -96,6 +99,7 @@ impl ProgramCounter {
             Self::ProbeAnswered => "probe-answered",
             Self::MssClamped => "mss-clamped",
             Self::FlowConfirmed => "flow-confirmed",
+            Self::SocketToSocket => "socket-to-socket",
         }
     }
 }

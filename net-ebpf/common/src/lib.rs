@@ -26,6 +26,7 @@ pub mod probe;
 pub mod published;
 pub mod reason;
 pub mod service;
+pub mod socket;
 
 pub use addr::Addr;
 pub use config::Config;
@@ -43,6 +44,7 @@ pub use probe::Probe;
 pub use published::{Published, PublishedKey};
 pub use reason::DropReason;
 pub use service::{Chunk, Policy, Service, Table};
+pub use socket::{Joined, SocketKey, SocketLayout};
 
 /// Version of everything that is pinned: maps live below `<bpffs root>/v<LAYOUT_VERSION>/`.
 pub const LAYOUT_VERSION: u32 = 2;

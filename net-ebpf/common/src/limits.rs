@@ -82,3 +82,6 @@ pub const MASQUERADE_TRIES: u32 = 8;
 /// Bytes of a refused packet that an ICMP error quotes: its headers, as far as those are of the
 /// usual length.
 pub const QUOTED_BYTES: usize = 80;
+
+/// Sockets that may be joined at a time (*default*), two for each connection.
+pub const SOCKETS: u32 = 65_536;

@@ -28,6 +28,8 @@ fn the_layout_is_that_of_its_version() {
         ("Published", size_of::<Published>(), 48),
         ("PublishedKey", size_of::<PublishedKey>(), 4),
         ("Service", size_of::<Service>(), 16),
+        ("SocketKey", size_of::<SocketKey>(), 36),
+        ("Joined", size_of::<Joined>(), 104),
         ("Table", size_of::<Table>(), 8),
     ];
     for (name, size, expected) in sizes {
