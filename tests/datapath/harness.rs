@@ -2,18 +2,26 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    fs::File,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, RingBuf},
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
 use net_common::{
-    Addr, Chunk, Config, Counter, DropReason, Endpoint, Event, Flow, FlowKey, Instance,
-    InstanceState, MissBudget, Node, NodeKind, NodeState, PeerKey, Policy, ProgramCounter, Service,
-    Table, Traffic, limits,
+    Addr, Chunk, Config, Counter, DropReason, Endpoint, Event, Explanation, Flow, FlowKey,
+    Instance, InstanceState, MissBudget, Node, NodeKind, NodeState, PeerKey, Policy, Published,
+    PublishedKey, Service, Table, limits,
+};
+use zerocopy::FromBytes as _;
+
+use crate::{
+    counts::{Count, Counters},
+    pool::{self, Leased},
+    world::Host,
 };
 
 /// Kernel's `TC_ACT_*`.
@@ -21,43 +29,86 @@ pub const PASS: i32 = -1;
 pub const DROP: i32 = 2;
 pub const REDIRECT: i32 = 7;
 
-/// `BPF_PROG_TEST_RUN` gives packets to the loopback interface.
-pub const IFINDEX: u32 = 1;
+/// The uplink: the namespace's loopback interface, to which `BPF_PROG_TEST_RUN` gives packets.
+pub const UPLINK: u32 = 1;
+
+/// Instances with an interface of their own.
+pub const VETHS: u32 = 4;
+
+/// The host end of the veth pair of the instance `id`.
+pub const fn veth(id: u32) -> u32 {
+    10 + id
+}
 
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const PEER_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const TUNNEL_PORT: u16 = 50103;
 
+/// What the kernel shall believe of a packet besides its bytes, for [`Datapath::run_as`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Context {
+    /// Interface on which it arrives.
+    pub ifindex: u32,
+    pub mark: u32,
+    pub gso_size: u32,
+}
+
+impl Context {
+    /// As `struct __sk_buff` of linux/bpf.h begins.
+    fn bytes(self) -> [u8; 192] {
+        let mut bytes = [0; 192];
+        for (offset, value) in [(8, self.mark), (40, self.ifindex), (176, self.gso_size)] {
+            bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
 pub struct Datapath {
     bpf: Ebpf,
-    before: BTreeMap<String, u64>,
+    events: RingBuf<MapData>,
+    observations: RingBuf<MapData>,
+    /// The namespace whose interfaces packets arrive on.
+    pub netns: File,
+    before: Counters,
 }
 
-/// An instance in the maps of the test.
-#[derive(Clone, Copy, Debug)]
-pub struct Host {
-    pub id: u32,
-    pub namespace_ip: Ipv4Addr,
-    pub instance_ip: Ipv4Addr,
-}
-
-/// The IPv6 addresses of a [`Host`].
-#[derive(Clone, Copy, Debug)]
-pub struct HostV6 {
-    pub id: u32,
-    pub namespace_ip: Ipv6Addr,
-    pub instance_ip: Ipv6Addr,
+/// The node of every test.
+pub fn node_config() -> Config {
+    Config {
+        node_addr: NODE_IP.into(),
+        uplink_ifindex: UPLINK,
+        tunnel_port: TUNNEL_PORT.to_be(),
+        service_net_v4: u32::from_ne_bytes([10, 30, 0, 0]),
+        service_mask_v4: u32::from_ne_bytes([255, 255, 0, 0]),
+        service_net_v6: u32::from_ne_bytes([0xfd, 0xff, 0, 0]),
+        service_mask_v6: u32::from_ne_bytes([0xff, 0xff, 0, 0]),
+        namespace_net_v4: u32::from_ne_bytes([10, 18, 0, 0]),
+        namespace_mask_v4: u32::from_ne_bytes([255, 255, 0, 0]),
+        instance_mtu: 1472,
+        features: net_common::config::features::L4_CHECKSUM_IPV6,
+        ..Config::default()
+    }
 }
 
 impl Datapath {
-    /// Loads the object that the net manager embeds, with a node configured and the peer
-    /// [`PEER_IP`] as node 1.
-    pub fn load() -> Self {
-        Self::load_with(|loader| loader)
+    /// The object that the net manager embeds, with a node configured and the peer [`PEER_IP`] as
+    /// node 1.
+    pub fn load() -> Leased {
+        Leased::take()
     }
 
-    /// As [`Self::load`], with maps of other sizes.
+    /// As [`Self::load`], with maps of other sizes than those of the pool.
     pub fn load_with(
+        set: impl for<'a, 'b> FnOnce(&'a mut EbpfLoader<'b>) -> &'a mut EbpfLoader<'b>,
+    ) -> Self {
+        let mut datapath = Self::loaded(set);
+        datapath.set_up();
+        datapath
+    }
+
+    /// Programs and empty maps, in a namespace of their own, which the thread then is in.
+    pub fn loaded(
         set: impl for<'a, 'b> FnOnce(&'a mut EbpfLoader<'b>) -> &'a mut EbpfLoader<'b>,
     ) -> Self {
         let object = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/xylem.o"))
@@ -70,29 +121,40 @@ impl Datapath {
                 bpf.program_mut(name).expect("in the object").try_into().expect("a classifier");
             program.load().expect("the verifier accepts it");
         }
-        let mut datapath = Self { bpf, before: BTreeMap::new() };
-        datapath.configure(Config {
-            node_addr: NODE_IP.into(),
-            uplink_ifindex: IFINDEX,
-            tunnel_port: TUNNEL_PORT.to_be(),
-            _pad: 0,
-            service_net_v4: u32::from_ne_bytes([10, 30, 0, 0]),
-            service_mask_v4: u32::from_ne_bytes([255, 255, 0, 0]),
-            service_net_v6: u32::from_ne_bytes([0xfd, 0xff, 0, 0]),
-            service_mask_v6: u32::from_ne_bytes([0xff, 0xff, 0, 0]),
-            namespace_net_v4: u32::from_ne_bytes([10, 18, 0, 0]),
-            namespace_mask_v4: u32::from_ne_bytes([255, 255, 0, 0]),
-            instance_mtu: 1472,
-            features: 1,
-            ..Config::default()
-        });
-        datapath.node(1, PEER_IP, NodeKind::Xylem);
-        datapath.peer(PEER_IP, TUNNEL_PORT, 1);
-        datapath
+        let mut ring = |name| {
+            RingBuf::try_from(bpf.take_map(name).expect("in the object")).expect("a ring buffer")
+        };
+        let (events, observations) = (ring("events"), ring("observations"));
+        let netns = pool::own_namespace();
+        Self { bpf, events, observations, netns, before: Counters::default() }
+    }
+
+    /// As if loaded just now.
+    pub fn renew(&mut self) {
+        pool::clear(self);
+        self.set_up();
+    }
+
+    pub fn set_up(&mut self) {
+        self.configure(node_config());
+        self.node(1, PEER_IP, NodeKind::Xylem);
+        self.peer(PEER_IP, TUNNEL_PORT, 1);
+        self.before = self.counters();
+    }
+
+    pub fn map(&self, name: &str) -> &Map {
+        self.bpf.map(name).unwrap_or_else(|| panic!("no map is named {name}"))
     }
 
     pub fn configure(&mut self, config: Config) {
         self.array::<Config>("config").set(0, config, 0).expect("one entry");
+    }
+
+    /// Changes the node's configuration.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut Config)) {
+        let mut config = self.array::<Config>("config").get(&0, 0).expect("one entry");
+        change(&mut config);
+        self.configure(config);
     }
 
     pub fn node(&mut self, id: u32, addr: Ipv4Addr, kind: NodeKind) {
@@ -123,7 +185,7 @@ impl Datapath {
     pub fn instance(&mut self, host: Host, node: u32) {
         self.set_instance(host.id, instance(host, node));
         if node == 0 {
-            self.endpoint(host, IFINDEX);
+            self.endpoint(host, veth(host.id));
         }
     }
 
@@ -131,47 +193,35 @@ impl Datapath {
         self.array::<Instance>("instances").set(id, instance, 0).expect("in range");
     }
 
-    /// The IPv6 addresses of an instance that is there already.
-    pub fn instance_v6(&mut self, host: &HostV6) {
-        let mut instances = self.array::<Instance>("instances");
-        let mut instance = instances.get(&host.id, 0).expect("in range");
-        instance.namespace_ip_v6 = host.namespace_ip.into();
-        instance.instance_ip_v6 = host.instance_ip.into();
-        instances.set(host.id, instance, 0).expect("in range");
-        if instance.node == 0 {
+    /// All addresses of an instance of this node behind the veth `ifindex`.
+    pub fn endpoint(&mut self, host: Host, ifindex: u32) {
+        for (namespace_ip, instance_ip) in [
+            (Addr::from(host.namespace_ip), Addr::from(host.instance_ip)),
+            (host.namespace_ip6.into(), host.instance_ip6.into()),
+        ] {
             let endpoint = Endpoint {
-                namespace_ip: host.namespace_ip.into(),
-                instance_ip: host.instance_ip.into(),
-                ifindex: IFINDEX,
+                namespace_ip,
+                instance_ip,
+                ifindex,
                 instance: host.id,
                 generation: 1,
                 _pad: 0,
             };
-            for address in [host.namespace_ip, host.instance_ip] {
-                self.set_endpoint(address, endpoint);
-            }
-        }
-    }
-
-    /// Both addresses of an instance of this node behind the veth `ifindex`.
-    pub fn endpoint(&mut self, host: Host, ifindex: u32) {
-        let endpoint = Endpoint {
-            namespace_ip: host.namespace_ip.into(),
-            instance_ip: host.instance_ip.into(),
-            ifindex,
-            instance: host.id,
-            generation: 1,
-            _pad: 0,
-        };
-        for address in [host.namespace_ip, host.instance_ip] {
-            if !address.is_unspecified() {
-                self.set_endpoint(address, endpoint);
-            }
+            self.set_endpoint(namespace_ip, endpoint);
+            self.set_endpoint(instance_ip, endpoint);
         }
     }
 
     pub fn set_endpoint(&mut self, address: impl Into<Addr>, endpoint: Endpoint) {
         self.hash::<Addr, Endpoint>("endpoints").insert(address.into(), endpoint, 0).expect("room");
+    }
+
+    pub fn get_endpoint(&mut self, address: impl Into<Addr>) -> Option<Endpoint> {
+        self.hash::<Addr, Endpoint>("endpoints").get(&address.into(), 0).ok()
+    }
+
+    pub fn remove_endpoint(&mut self, address: impl Into<Addr>) {
+        self.hash::<Addr, Endpoint>("endpoints").remove(&address.into()).expect("was there");
     }
 
     /// A round-robin address over `instances`, in this order.
@@ -202,10 +252,34 @@ impl Datapath {
         self.hash::<Addr, Service>("services").insert(address.into(), service, 0).expect("room");
     }
 
-    /// The program's return value and the packet as it left it. Counters that this run changes
-    /// are then in [`Self::changed`].
+    pub fn publish(&mut self, proto: u8, port: u16, published: Published) {
+        let key = PublishedKey { port: port.to_be(), proto: proto.into() };
+        self.hash::<PublishedKey, Published>("published").insert(key, published, 0).expect("room");
+    }
+
+    /// Runs a packet that arrives by the uplink or, of an instance of this node, by its veth. The
+    /// program's return value and the packet as it left it; counters that this run changed are
+    /// then in [`Self::changed`].
     pub fn run(&mut self, program: &str, packet: &[u8]) -> (i32, Vec<u8>) {
+        let ifindex = match program {
+            "from_instance" => self.veth_of(packet),
+            _ => UPLINK,
+        };
+        self.run_as(program, packet, Context { ifindex, ..Context::default() })
+    }
+
+    pub fn run_as(&mut self, program: &str, packet: &[u8], context: Context) -> (i32, Vec<u8>) {
         self.before = self.counters();
+        self.run_uncounted(program, packet, context)
+    }
+
+    /// As [`Self::run_as`], for many packets: the counters before are those before the first.
+    pub fn run_uncounted(
+        &mut self,
+        program: &str,
+        packet: &[u8],
+        context: Context,
+    ) -> (i32, Vec<u8>) {
         let mut out = vec![0; packet.len() + 256];
         let program: &SchedClassifier =
             self.bpf.program(program).expect("in the object").try_into().expect("a classifier");
@@ -213,11 +287,40 @@ impl Datapath {
             .test_run(TestRunOptions {
                 data_in: Some(packet),
                 data_out: Some(&mut out),
+                ctx_in: Some(&context.bytes()),
                 ..TestRunOptions::default()
             })
             .expect("the kernel runs it");
         out.truncate(result.data_size_out as usize);
         (result.return_value as i32, out)
+    }
+
+    /// The interface of the instance that the packet's source says, or else the first.
+    pub fn veth_of(&mut self, packet: &[u8]) -> u32 {
+        let source = match packet.get(12..14) {
+            Some([0x08, 0x00]) => packet
+                .get(26..30)
+                .map(|bytes| Addr::from(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).expect("four")))),
+            Some([0x86, 0xdd]) => packet.get(22..38).map(|bytes| {
+                Addr::from(IpAddr::from(<[u8; 16]>::try_from(bytes).expect("sixteen")))
+            }),
+            _ => None,
+        };
+        let endpoint = source.and_then(|source| self.get_endpoint(source));
+        endpoint.map_or(veth(1), |endpoint| endpoint.ifindex)
+    }
+
+    /// Counters that the last run changed.
+    pub fn changes(&mut self) -> Vec<(Count, Counter)> {
+        self.counters().since(&self.before)
+    }
+
+    /// The same by name, by how many packets or flows.
+    pub fn changed(&mut self) -> Vec<(String, u64)> {
+        let named = |(count, change): (Count, Counter)| (format!("{count:?}"), change.packets);
+        let mut changed: Vec<_> = self.changes().into_iter().map(named).collect();
+        changed.sort();
+        changed
     }
 
     /// Runs a packet that must be dropped with `reason`, counted once, and nothing else counted.
@@ -237,111 +340,91 @@ impl Datapath {
         out
     }
 
-    /// Counters (packets, and new flows) that the last run changed, and by how much.
-    pub fn changed(&mut self) -> Vec<(String, u64)> {
-        let after = self.counters();
-        after
-            .into_iter()
-            .filter_map(|(name, value)| {
-                let before = self.before.get(&name).copied().unwrap_or(0);
-                (value != before).then(|| (name, value - before))
-            })
-            .collect()
+    pub fn counters(&self) -> Counters {
+        Counters::read(self)
+    }
+
+    /// Entries of established and of opening flows.
+    pub fn flow_entries(&mut self) -> (Vec<(FlowKey, Flow)>, Vec<(FlowKey, Flow)>) {
+        (self.entries("flows"), self.entries("opening"))
     }
 
     pub fn flows(&mut self) -> BTreeMap<String, Flow> {
-        self.flow_entries()
-            .into_iter()
-            .map(|(key, flow)| (format!("{}>{} {:#x}", key.local, key.remote, key.origin), flow))
-            .collect()
+        let (established, opening) = self.flow_entries();
+        let named = |(key, flow): (FlowKey, Flow)| {
+            (format!("{}>{} {:#x}", key.local, key.remote, key.origin), flow)
+        };
+        established.into_iter().chain(opening).map(named).collect()
     }
 
     pub fn flow_keys(&mut self) -> Vec<FlowKey> {
-        self.flow_entries().into_iter().map(|(key, _)| key).collect()
+        let (established, opening) = self.flow_entries();
+        established.into_iter().chain(opening).map(|(key, _)| key).collect()
     }
 
-    fn flow_entries(&mut self) -> Vec<(FlowKey, Flow)> {
-        let mut entries = self.hash_iter::<FlowKey, Flow>("flows");
-        entries.extend(self.hash_iter::<FlowKey, Flow>("opening"));
-        entries
+    pub fn flow(&mut self, key: &FlowKey) -> Option<Flow> {
+        let flows = self.hash::<FlowKey, Flow>("flows").get(key, 0).ok();
+        flows.or_else(|| self.hash::<FlowKey, Flow>("opening").get(key, 0).ok())
     }
 
     pub fn set_flow(&mut self, key: FlowKey, flow: Flow) {
-        let mut flows: HashMap<_, FlowKey, Flow> =
-            self.bpf.map_mut("flows").expect("in the object").try_into().expect("a hash");
-        flows.insert(key, flow, 0).expect("room");
+        self.hash::<FlowKey, Flow>("flows").insert(key, flow, 0).expect("room");
+    }
+
+    pub fn remove_flow(&mut self, key: &FlowKey) {
+        for map in ["flows", "opening"] {
+            // It is in one of them.
+            self.hash::<FlowKey, Flow>(map).remove(key).ok();
+        }
+    }
+
+    pub fn cursor(&mut self, slot: u32) -> u64 {
+        self.array::<u64>("cursors").get(&slot, 0).expect("in range")
+    }
+
+    pub fn explanation(&mut self) -> Explanation {
+        self.array::<Explanation>("explain").get(&0, 0).expect("one entry")
+    }
+
+    pub fn forget_explanation(&mut self) {
+        self.array::<Explanation>("explain").set(0, Explanation::default(), 0).expect("one entry");
     }
 
     /// Every sender may miss as often as at first.
     pub fn refill_misses(&mut self) {
-        let mut budgets = self.hash::<u32, MissBudget>("miss_budgets");
-        let senders: Vec<u32> = budgets.keys().map(|key| key.expect("readable")).collect();
-        for sender in senders {
-            budgets.remove(&sender).expect("was there");
-        }
+        crate::batch::drain::<u32, MissBudget>(self.map("miss_budgets"));
     }
 
     /// Records in the ring buffer, oldest first, with their packets.
     pub fn events(&mut self) -> Vec<(Event, Vec<u8>)> {
-        let mut ring = RingBuf::try_from(self.bpf.map_mut("events").expect("in the object"))
-            .expect("a ring buffer");
-        let mut events = Vec::new();
-        while let Some(record) = ring.next() {
-            let (head, packet) = record.split_at(size_of::<Event>());
-            // SAFETY: the record begins with an `Event`, which is plain bytes.
-            let event: Event = unsafe { std::ptr::read_unaligned(head.as_ptr().cast()) };
-            events.push((event, packet[..event.packet_len as usize].to_vec()));
-        }
-        events
+        records(&mut self.events)
     }
 
-    fn counters(&mut self) -> BTreeMap<String, u64> {
-        let mut counters = BTreeMap::new();
-        for reason in DropReason::ALL {
-            let counter = self.per_cpu::<Counter>("drops", *reason as u32);
-            counters.insert(
-                format!("drop {}", reason.name()),
-                counter.iter().map(|counter| counter.packets).sum(),
-            );
-        }
-        for program in ProgramCounter::ALL {
-            let counter = self.per_cpu::<Counter>("program_counters", program as u32);
-            counters.insert(
-                program.name().to_owned(),
-                counter.iter().map(|counter| counter.packets).sum(),
-            );
-        }
-        for (kind, map) in [("service", "service_traffic"), ("instance", "instance_traffic")] {
-            for index in 0..8 {
-                let cpus = self.per_cpu::<Traffic>(map, index);
-                let mut put = |what: &str, value: fn(&Traffic) -> u64| {
-                    counters.insert(format!("{kind} {index} {what}"), cpus.iter().map(value).sum());
-                };
-                put("egress", |traffic| traffic.egress.packets);
-                put("ingress", |traffic| traffic.ingress.packets);
-                put("new flows", |traffic| traffic.new_flows);
-            }
-        }
-        counters
+    pub fn observations(&mut self) -> Vec<Event> {
+        records(&mut self.observations).into_iter().map(|(event, _)| event).collect()
     }
 
-    fn per_cpu<T: aya::Pod>(&self, map: &str, index: u32) -> Vec<T> {
-        let map: PerCpuArray<&MapData, T> =
-            self.bpf.map(map).expect("in the object").try_into().expect("a per-CPU array");
-        map.get(&index, 0).expect("in range").to_vec()
-    }
-
-    fn array<T: aya::Pod>(&mut self, map: &str) -> Array<&mut MapData, T> {
+    pub fn array<T: aya::Pod>(&mut self, map: &str) -> Array<&mut MapData, T> {
         self.bpf.map_mut(map).expect("in the object").try_into().expect("an array")
     }
 
-    fn hash<K: aya::Pod, V: aya::Pod>(&mut self, map: &str) -> HashMap<&mut MapData, K, V> {
+    pub fn hash<K: aya::Pod, V: aya::Pod>(&mut self, map: &str) -> HashMap<&mut MapData, K, V> {
         self.bpf.map_mut(map).expect("in the object").try_into().expect("a hash")
     }
 
-    fn hash_iter<K: aya::Pod, V: aya::Pod>(&mut self, map: &str) -> Vec<(K, V)> {
+    fn entries<K: aya::Pod, V: aya::Pod>(&mut self, map: &str) -> Vec<(K, V)> {
         self.hash::<K, V>(map).iter().map(|entry| entry.expect("readable")).collect()
     }
+}
+
+fn records(ring: &mut RingBuf<MapData>) -> Vec<(Event, Vec<u8>)> {
+    let mut records = Vec::new();
+    while let Some(record) = ring.next() {
+        let (event, packet) = Event::read_from_prefix(&record).expect("as long as an event");
+        let len = (event.packet_len as usize).min(packet.len());
+        records.push((event, packet[..len].to_vec()));
+    }
+    records
 }
 
 /// The map entry of an instance of generation 1 that is up.
@@ -349,17 +432,12 @@ pub fn instance(host: Host, node: u32) -> Instance {
     Instance {
         namespace_ip_v4: host.namespace_ip.into(),
         instance_ip_v4: host.instance_ip.into(),
+        namespace_ip_v6: host.namespace_ip6.into(),
+        instance_ip_v6: host.instance_ip6.into(),
         node,
         generation: 1,
         number: host.id,
         state: InstanceState::Up as u32,
         ..Instance::default()
-    }
-}
-
-pub fn v4(addr: Addr) -> Ipv4Addr {
-    match addr.to_ip() {
-        IpAddr::V4(v4) => v4,
-        IpAddr::V6(v6) => panic!("{v6} is not IPv4"),
     }
 }

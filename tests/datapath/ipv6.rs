@@ -3,36 +3,24 @@
 use std::net::Ipv6Addr;
 
 use etherparse::{IcmpEchoHeader, Icmpv6Type};
-use net_common::DropReason;
+use net_common::{Addr, DropReason, Instance};
 
 use crate::{
-    CLIENT, FAR, NEAR, SLOT,
-    harness::{DROP, Datapath, HostV6, NODE_IP, PASS, PEER_IP, REDIRECT, TUNNEL_PORT},
+    harness::{DROP, Datapath, NODE_IP, PASS, PEER_IP, REDIRECT, TUNNEL_PORT, instance},
     packets::*,
+    pool::Leased,
+    world::*,
 };
 
-const fn host(id: u32, namespace: u16, instance: u16) -> HostV6 {
-    HostV6 {
-        id,
-        namespace_ip: Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, namespace),
-        instance_ip: Ipv6Addr::new(0xfdff, 0, 0, 0, 0, 0, 0, instance),
-    }
-}
-
-const CLIENT6: HostV6 = host(CLIENT.id, 2, 2);
-const NEAR6: HostV6 = host(NEAR.id, 3, 3);
-const FAR6: HostV6 = host(FAR.id, 0x102, 4);
-const SERVICE6: Ipv6Addr = Ipv6Addr::new(0xfdff, 0x2000, 0, 0, 0, 0, 0, 9);
 /// An extension header of 8 bytes whose next header is this.
 const fn extension(next: u8) -> [u8; 8] {
     [next, 0, 1, 4, 0, 0, 0, 0]
 }
 
-fn datapath(server: u32) -> Datapath {
+fn datapath(server: u32) -> Leased {
     let mut datapath = Datapath::load();
-    for (host, host_v6, node) in [(CLIENT, CLIENT6, 0), (NEAR, NEAR6, 0), (FAR, FAR6, 1)] {
+    for (host, node) in [(CLIENT, 0), (NEAR, 0), (FAR, 1)] {
         datapath.instance(host, node);
-        datapath.instance_v6(&host_v6);
     }
     datapath.round_robin(SERVICE6, SLOT, &[server]);
     datapath
@@ -63,9 +51,9 @@ fn with_extensions(packet: &[u8], kinds: &[u8]) -> Vec<u8> {
 #[test]
 fn flows_on_one_node_are_translated_there_and_back() {
     let mut dp = datapath(NEAR.id);
-    let (client, service) = ((CLIENT6.namespace_ip, 40_000), (SERVICE6, 80));
-    let there = Seen { src: (CLIENT6.instance_ip, 40_000), dst: (NEAR6.namespace_ip, 80) };
-    let (from, to) = ((NEAR6.namespace_ip, 80), (CLIENT6.instance_ip, 40_000));
+    let (client, service) = ((CLIENT.namespace_ip6, 40_000), (SERVICE6, 80));
+    let there = Seen { src: (CLIENT.instance_ip6, 40_000), dst: (NEAR.namespace_ip6, 80) };
+    let (from, to) = ((NEAR.namespace_ip6, 80), (CLIENT.instance_ip6, 40_000));
     let back = Seen { src: service, dst: client };
     for (question, answer) in [
         (tcp(client, service, SYN, b"odd"), tcp(from, to, SYN_ACK, b"")),
@@ -76,19 +64,19 @@ fn flows_on_one_node_are_translated_there_and_back() {
         let (verdict, out) = dp.run("from_instance", &answer);
         assert_eq!((verdict, seen_v6(&out)), (REDIRECT, back));
     }
-    let (verdict, out) = dp.run("from_instance", &echo(false, CLIENT6.namespace_ip, SERVICE6));
-    let there = Seen { src: (CLIENT6.instance_ip, 77), dst: (NEAR6.namespace_ip, 77) };
+    let (verdict, out) = dp.run("from_instance", &echo(false, CLIENT.namespace_ip6, SERVICE6));
+    let there = Seen { src: (CLIENT.instance_ip6, 77), dst: (NEAR.namespace_ip6, 77) };
     assert_eq!((verdict, seen_v6(&out)), (REDIRECT, there));
-    let reply = echo(true, NEAR6.namespace_ip, CLIENT6.instance_ip);
+    let reply = echo(true, NEAR.namespace_ip6, CLIENT.instance_ip6);
     let (verdict, out) = dp.run("from_instance", &reply);
-    let back = Seen { src: (SERVICE6, 77), dst: (CLIENT6.namespace_ip, 77) };
+    let back = Seen { src: (SERVICE6, 77), dst: (CLIENT.namespace_ip6, 77) };
     assert_eq!((verdict, seen_v6(&out)), (REDIRECT, back));
 }
 
 #[test]
 fn flows_between_nodes_go_through_the_ipv4_tunnel() {
     let mut dp = datapath(FAR.id);
-    let client = (CLIENT6.namespace_ip, 40_000);
+    let client = (CLIENT.namespace_ip6, 40_000);
     let (verdict, out) = dp.run("from_instance", &tcp(client, (SERVICE6, 80), SYN, b""));
     assert_eq!(verdict, REDIRECT);
     assert_eq!(out[12..14], [0x08, 0x00], "the frame now carries IPv4");
@@ -96,30 +84,30 @@ fn flows_between_nodes_go_through_the_ipv4_tunnel() {
     assert_eq!(outer, Seen { src: (NODE_IP, TUNNEL_PORT), dst: (PEER_IP, TUNNEL_PORT) });
     assert_eq!(
         seen_v6(&inner),
-        Seen { src: (CLIENT6.instance_ip, 40_000), dst: (FAR6.namespace_ip, 80) }
+        Seen { src: (CLIENT.instance_ip6, 40_000), dst: (FAR.namespace_ip6, 80) }
     );
-    let answer = tcp((FAR6.instance_ip, 80), (CLIENT6.instance_ip, 40_000), SYN_ACK, b"hi");
+    let answer = tcp((FAR.instance_ip6, 80), (CLIENT.instance_ip6, 40_000), SYN_ACK, b"hi");
     let (verdict, out) = dp.run("from_uplink", &tunnelled(&answer));
     assert_eq!(verdict, REDIRECT);
     assert_eq!(out[12..14], [0x86, 0xdd], "the frame carries IPv6 again");
     assert_eq!(seen_v6(&out), Seen { src: (SERVICE6, 80), dst: client });
 
     // And a client on the other node.
-    let question = udp((FAR6.instance_ip, 5000), (NEAR6.namespace_ip, 53), b"query");
+    let question = udp((FAR.instance_ip6, 5000), (NEAR.namespace_ip6, 53), b"query");
     let (verdict, out) = dp.run("from_uplink", &tunnelled(&question));
-    let there = Seen { src: (FAR6.instance_ip, 5000), dst: (NEAR6.namespace_ip, 53) };
+    let there = Seen { src: (FAR.instance_ip6, 5000), dst: (NEAR.namespace_ip6, 53) };
     assert_eq!((verdict, seen_v6(&out)), (REDIRECT, there));
-    let answer = udp((NEAR6.namespace_ip, 53), (FAR6.instance_ip, 5000), b"answer");
+    let answer = udp((NEAR.namespace_ip6, 53), (FAR.instance_ip6, 5000), b"answer");
     let (verdict, out) = dp.run("from_instance", &answer);
-    let back = Seen { src: (NEAR6.instance_ip, 53), dst: (FAR6.instance_ip, 5000) };
+    let back = Seen { src: (NEAR.instance_ip6, 53), dst: (FAR.instance_ip6, 5000) };
     assert_eq!((verdict, seen_v6(&unwrapped(&out).1)), (REDIRECT, back));
 }
 
 #[test]
 fn extension_headers_are_looked_through_up_to_the_limit() {
     let mut dp = datapath(NEAR.id);
-    let packet = tcp((CLIENT6.namespace_ip, 40_000), (SERVICE6, 80), SYN, b"data");
-    let there = Seen { src: (CLIENT6.instance_ip, 40_000), dst: (NEAR6.namespace_ip, 80) };
+    let packet = tcp((CLIENT.namespace_ip6, 40_000), (SERVICE6, 80), SYN, b"data");
+    let there = Seen { src: (CLIENT.instance_ip6, 40_000), dst: (NEAR.namespace_ip6, 80) };
     for kinds in [&[0][..], &[60], &[0, 60], &[0, 60, 43, 60]] {
         let (verdict, out) = dp.run("from_instance", &with_extensions(&packet, kinds));
         assert_eq!(verdict, REDIRECT, "{kinds:?}: {:?}", dp.changed());
@@ -144,31 +132,32 @@ fn extension_headers_are_looked_through_up_to_the_limit() {
 #[test]
 fn what_is_no_proper_packet_is_dropped() {
     let mut dp = datapath(NEAR.id);
-    let packet = tcp((CLIENT6.namespace_ip, 40_000), (SERVICE6, 80), SYN, b"");
+    let packet = tcp((CLIENT.namespace_ip6, 40_000), (SERVICE6, 80), SYN, b"");
     for len in ETH_LEN + 40..packet.len() {
         dp.assert_dropped("from_instance", &packet[..len], DropReason::Truncated);
     }
     let mapped = patched(packet.clone(), ETH_LEN + 8, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255]);
     dp.assert_dropped("from_instance", &mapped, DropReason::BadHeader);
-    let spoofed = tcp((NEAR6.instance_ip, 40_000), (SERVICE6, 80), SYN, b"");
+    let spoofed = tcp((NEAR.instance_ip6, 40_000), (SERVICE6, 80), SYN, b"");
     dp.assert_dropped("from_instance", &spoofed, DropReason::SpoofedSource);
     let outside = "2001:db8::1".parse::<Ipv6Addr>().unwrap();
-    let packet = tcp((CLIENT6.namespace_ip, 40_000), (outside, 80), SYN, b"");
+    let packet = tcp((CLIENT.namespace_ip6, 40_000), (outside, 80), SYN, b"");
     dp.assert_dropped("from_instance", &packet, DropReason::OutsideOverlay);
-    let solicitation = patched(echo(false, CLIENT6.namespace_ip, SERVICE6), ETH_LEN + 40, &[133]);
+    let solicitation = patched(echo(false, CLIENT.namespace_ip6, SERVICE6), ETH_LEN + 40, &[133]);
     dp.assert_dropped("from_instance", &solicitation, DropReason::UnsupportedIcmp);
-    let wrong_icmp = ip(CLIENT6.namespace_ip, SERVICE6, 1);
+    let wrong_icmp = ip(CLIENT.namespace_ip6, SERVICE6, 1);
     dp.assert_dropped("from_instance", &wrong_icmp, DropReason::UnsupportedIcmp);
-    let foreign = udp((outside, 5000), (NEAR6.namespace_ip, 53), b"x");
+    let foreign = udp((outside, 5000), (NEAR.namespace_ip6, 53), b"x");
     dp.assert_dropped("from_uplink", &tunnelled(&foreign), DropReason::ForeignSource);
 }
 
 #[test]
 fn an_instance_without_ipv6_gets_no_ipv6_flows() {
     let mut dp = datapath(NEAR.id);
-    dp.instance(crate::FAR2, 1);
-    dp.round_robin(SERVICE6, SLOT, &[crate::FAR2.id]);
-    let packet = tcp((CLIENT6.namespace_ip, 40_000), (SERVICE6, 80), SYN, b"");
+    let without = Instance { namespace_ip_v6: Addr::UNSPECIFIED, ..instance(FAR2, 1) };
+    dp.set_instance(FAR2.id, without);
+    dp.round_robin(SERVICE6, SLOT, &[FAR2.id]);
+    let packet = tcp((CLIENT.namespace_ip6, 40_000), (SERVICE6, 80), SYN, b"");
     dp.assert_refused("from_instance", &packet, DropReason::NoInstance);
 }
 
@@ -176,7 +165,7 @@ fn an_instance_without_ipv6_gets_no_ipv6_flows() {
 fn an_unknown_service_is_parked() {
     let mut dp = datapath(NEAR.id);
     let other = Ipv6Addr::new(0xfdff, 0x2000, 0, 0, 0, 0, 0, 10);
-    let packet = tcp((CLIENT6.namespace_ip, 40_000), (other, 80), SYN, b"");
+    let packet = tcp((CLIENT.namespace_ip6, 40_000), (other, 80), SYN, b"");
     let (verdict, _) = dp.run("from_instance", &packet);
     assert_eq!((verdict, dp.changed()), (DROP, vec![("parked".to_owned(), 1)]));
     let events = dp.events();

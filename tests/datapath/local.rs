@@ -3,12 +3,13 @@
 use net_common::flow::flags;
 
 use crate::{
-    CLIENT, NEAR, SERVICE, SLOT,
-    harness::{Datapath, IFINDEX, REDIRECT},
+    harness::{Datapath, REDIRECT, veth},
     packets::*,
+    pool::Leased,
+    world::*,
 };
 
-fn datapath() -> Datapath {
+fn datapath() -> Leased {
     let mut datapath = Datapath::load();
     datapath.instance(CLIENT, 0);
     datapath.instance(NEAR, 0);
@@ -68,10 +69,10 @@ fn a_flow_counts_its_own_packets_and_bytes() {
     dp.run("from_instance", &tcp(client, (SERVICE, 80), SYN, b""));
     dp.run("from_instance", &tcp(client, (SERVICE, 80), ACK, &[0; 60]));
     let flows = dp.flows();
-    let there = flows[&format!("{}>{SERVICE} {IFINDEX:#x}", CLIENT.namespace_ip)];
+    let there = flows[&format!("{}>{SERVICE} {:#x}", CLIENT.namespace_ip, veth(CLIENT.id))];
     assert_eq!((there.packets, there.bytes), (2, 40 + 100));
     assert_eq!((there.service, there.instance, there.flags), (SLOT, NEAR.id, 0));
-    let back = flows[&format!("{}>{} {IFINDEX:#x}", NEAR.namespace_ip, CLIENT.instance_ip)];
+    let back = flows[&format!("{}>{} {:#x}", NEAR.namespace_ip, CLIENT.instance_ip, veth(NEAR.id))];
     assert_eq!((back.packets, back.bytes, back.flags), (0, 0, flags::REPLY));
     assert_eq!(flows.len(), 2);
 }

@@ -5,12 +5,13 @@ use std::net::Ipv4Addr;
 use net_common::{Addr, DropReason, Endpoint, EventKind, limits};
 
 use crate::{
-    CLIENT, NEAR, SERVICE, SLOT,
-    harness::{DROP, Datapath, IFINDEX, REDIRECT},
+    harness::{DROP, Datapath, REDIRECT, veth},
     packets::*,
+    pool::Leased,
+    world::*,
 };
 
-fn datapath() -> Datapath {
+fn datapath() -> Leased {
     let mut datapath = Datapath::load();
     datapath.instance(CLIENT, 0);
     datapath.instance(NEAR, 0);
@@ -30,7 +31,7 @@ fn a_packet_to_an_unknown_service_is_handed_over_whole_and_sent_on_later() {
     assert_eq!(events.len(), 2);
     for ((event, packet), sent) in events.iter().zip([&syn, &large]) {
         assert_eq!(event.kind, EventKind::Miss as u32);
-        assert_eq!(event.ifindex, IFINDEX);
+        assert_eq!(event.ifindex, veth(CLIENT.id));
         assert_eq!(event.src, Addr::from(CLIENT.namespace_ip));
         assert_eq!(event.dst, Addr::from(SERVICE));
         assert_eq!(packet, sent);
@@ -63,8 +64,11 @@ fn an_instance_whose_own_address_is_unknown_waits() {
     let mut dp = datapath();
     dp.round_robin(SERVICE, SLOT, &[NEAR.id]);
     let namespace_ip = Ipv4Addr::new(10, 18, 0, 9);
-    let unnamed =
-        Endpoint { namespace_ip: namespace_ip.into(), ifindex: IFINDEX, ..Endpoint::default() };
+    let unnamed = Endpoint {
+        namespace_ip: namespace_ip.into(),
+        ifindex: veth(CLIENT.id),
+        ..Endpoint::default()
+    };
     dp.set_endpoint(namespace_ip, unnamed);
     let packet = udp((namespace_ip, 5000), (SERVICE, 53), b"x");
     let (verdict, _) = dp.run("from_instance", &packet);

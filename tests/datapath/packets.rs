@@ -12,7 +12,7 @@ use crate::harness::{NODE_IP, PEER_IP, TUNNEL_PORT};
 pub const ETH_LEN: usize = 14;
 pub const TUNNEL_LEN: usize = 28;
 
-const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+pub const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
 
 /// TCP flags of a test's packet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -213,7 +213,7 @@ fn received(frame: &[u8]) -> Seen<IpAddr> {
 }
 
 /// The Internet checksum (RFC 1071): 0 over bytes that carry their right checksum.
-fn sum(bytes: &[u8]) -> u16 {
+pub fn sum(bytes: &[u8]) -> u16 {
     let word = |pair: &[u8]| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
     let mut sum: u32 = bytes.chunks(2).map(word).sum();
     while sum > 0xffff {
