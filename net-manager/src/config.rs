@@ -86,6 +86,21 @@ pub struct Settings {
     /// Seconds after which any other silent flow is forgotten [default: 60]
     #[arg(long, env = "XYLEM_FLOW_IDLE_SECS")]
     pub flow_idle_secs: Option<u64>,
+    /// Whether connections between instances of this node go from socket to socket, past the
+    /// network stack; see the README before you turn it on [default: off]
+    #[arg(long, env = "XYLEM_SOCKET_PATH", value_enum)]
+    pub socket_path: Option<SocketPath>,
+}
+
+/// How connections between instances of this node go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketPath {
+    /// Packet by packet, as across nodes.
+    #[default]
+    Off,
+    /// What is sent is put into the receiver's queue at once.
+    On,
 }
 
 /// Why the settings cannot be used.
@@ -127,6 +142,7 @@ pub struct Config {
     pub service_net: Ipv4Net,
     pub map_sizes: MapSizes,
     pub timeouts: Timeouts,
+    pub socket_path: SocketPath,
 }
 
 impl Settings {
@@ -171,6 +187,7 @@ impl Settings {
                 nodes: self.max_nodes.or(file.max_nodes).unwrap_or(limits::NODES),
                 flows: self.max_flows.or(file.max_flows).unwrap_or(limits::FLOWS),
             },
+            socket_path: self.socket_path.or(file.socket_path).unwrap_or_default(),
             timeouts: Timeouts {
                 tcp: secs(self.tcp_idle_secs, file.tcp_idle_secs, TCP_IDLE_SECS),
                 closed: CLOSED_FLOW_IDLE,

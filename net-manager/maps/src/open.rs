@@ -9,7 +9,7 @@ use aya::maps::MapError;
 use net_common::LAYOUT_VERSION;
 
 /// Every map that is pinned, under its own name.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 25] = [
     "config",
     "services",
     "tables",
@@ -32,6 +32,9 @@ pub const MAPS: [&str; 22] = [
     "program_counters",
     "events",
     "names",
+    "namespaces",
+    "sockets",
+    "joined",
 ];
 
 /// Folder of the pinned links, below the layout's folder.

@@ -1,6 +1,7 @@
 //! Everything that is decided here, without I/O and without a clock: time is an argument.
 
 pub mod answer;
+pub mod btf;
 pub mod checksum;
 pub mod expiry;
 pub mod ids;

@@ -32,6 +32,7 @@ use crate::{
         bpf::{BpfError, DataPath, Program},
         netlink::{Link, Netlink, NetlinkError},
         netns::NetnsError,
+        socket,
         veth::{self, VethError, Wiring},
     },
 };
@@ -196,6 +197,7 @@ impl Instances {
         });
         let attached = match attached {
             Ok(()) => {
+                self.with_namespace(socket::namespace_of(pid).await, &link);
                 let attached = self.daemon.attach(name, number, lease, link.index, ports).await;
                 attached.map_err(Into::into)
             }
@@ -245,9 +247,24 @@ impl Instances {
     }
 
     async fn remove(&self, link: &Link) -> Result<(), InstanceError> {
-        let detached = self.with_data_path(|data_path| data_path.detach(&link.name));
+        let detached = self.with_data_path(|data_path| {
+            let forgotten = data_path.keep_namespaces(|ifindex| ifindex != link.index);
+            if let Err(error) = forgotten {
+                warn!(error = %Chain(&error), "a namespace is known until the next start");
+            }
+            data_path.detach(&link.name)
+        });
         self.netlink.remove(link.index).await?;
         Ok(detached?)
+    }
+
+    /// Only the socket path needs to know it, and does without it for this instance.
+    fn with_namespace(&self, cookie: Option<u64>, link: &Link) {
+        let Some(cookie) = cookie else { return };
+        let set = self.with_data_path(|data_path| data_path.set_namespace(cookie, link.index));
+        if let Err(error) = set {
+            warn!(error = %Chain(&error), "the instance's sockets will not be joined to others");
+        }
     }
 
     fn with_data_path<T>(&self, work: impl FnOnce(&mut DataPath) -> T) -> T {

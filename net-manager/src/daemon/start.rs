@@ -37,6 +37,7 @@ use crate::{
         clock, events,
         inject::Injector,
         netlink::NetlinkError,
+        socket,
     },
 };
 
@@ -122,6 +123,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let now = clock::now();
     let mut worker = Worker::new(me, translation, state.subnet(), &Settings::default(), now);
     node.take_over(&mut data_path, &mut worker).await?;
+    let attached = worker.translation().local().map(|local| local.ifindex).collect();
+    socket::start(&mut data_path, config.socket_path, &attached);
 
     let (written, taken) = &node.injection;
     let injector = Injector::open(written, taken, node.instance_mtu());

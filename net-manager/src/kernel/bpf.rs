@@ -224,6 +224,15 @@ impl DataPath {
         unpin(&self.links.join(link))
     }
 
+    /// The folder of the maps.
+    pub(super) fn dir(&self) -> &Path {
+        self.links.parent().expect("a folder below that of the maps")
+    }
+
+    pub(super) fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
     /// The names of all pinned links.
     ///
     /// # Errors

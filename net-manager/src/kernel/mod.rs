@@ -11,6 +11,7 @@ pub mod netlink;
 pub mod netns;
 pub mod own_ports;
 pub mod reserve;
+pub mod socket;
 pub mod sweep;
 pub mod version;
 pub mod veth;

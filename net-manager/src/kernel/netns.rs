@@ -3,8 +3,11 @@
 use std::{
     fs::{self, File},
     io,
-    net::{Ipv4Addr, Ipv6Addr},
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    net::{Ipv4Addr, Ipv6Addr, UdpSocket},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     thread,
 };
@@ -133,6 +136,18 @@ impl InstanceNamespace {
         self.enter(|| async move { Ok(Netlink::open()?.find(IFNAME).await?) }).await
     }
 
+    /// The number by which the kernel's programs know the namespace.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the kernel (before 5.14) does not tell.
+    pub async fn cookie(&self) -> Result<u64, NetnsError> {
+        let pid = self.pid;
+        self.enter(move || async move {
+            cookie_of_thread().map_err(|source| NetnsError::Enter { pid, source })
+        })
+        .await
+    }
+
     pub fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.file.as_fd()
     }
@@ -165,6 +180,21 @@ impl InstanceNamespace {
             .map_err(failed)?;
         receiver.await.map_err(|_| NetnsError::Thread { pid })?
     }
+}
+
+/// Of the namespace that the calling thread is in.
+fn cookie_of_thread() -> io::Result<u64> {
+    /// `SO_NETNS_COOKIE` of asm-generic/socket.h, which libc does not have.
+    const NETNS_COOKIE: libc::c_int = 71;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the socket is open, and the buffer as long as is said.
+    let result = unsafe {
+        let buffer = (&raw mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, NETNS_COOKIE, buffer, &raw mut len)
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether this kernel speaks IPv6 at all.
