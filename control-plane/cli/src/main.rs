@@ -16,6 +16,7 @@ mod login;
 mod net;
 mod node;
 mod output;
+mod paint;
 mod progress;
 mod service;
 mod table;

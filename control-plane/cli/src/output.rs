@@ -37,3 +37,12 @@ pub(crate) fn json<T: Serialize + ?Sized>(out: &mut impl Write, value: &T) -> io
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
 }
+
+/// One line, for who reads a stream of them.
+///
+/// # Errors
+/// Those of the writer.
+pub(crate) fn json_line<T: Serialize + ?Sized>(out: &mut impl Write, value: &T) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    writeln!(out)
+}

@@ -8,25 +8,34 @@ use std::net::SocketAddr;
 use net_common::{
     Addr, Flow, FlowKey,
     flow::{
+        OUTSIDE,
         flags::{REMOTE_CLIENT, REPLY},
         from_node,
     },
 };
 
-pub(super) const ICMP: u32 = 1;
+const ICMP: u32 = 1;
+const ICMPV6: u32 = 58;
+
+/// Whether a flow is one of echo requests and replies, which have an identifier for ports.
+pub(super) fn is_echo(proto: u32) -> bool {
+    proto == ICMP || proto == ICMPV6
+}
 
 /// Who talks to whom. Ports are 0 for ICMP echo, but for the client's, which is the identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ends {
     pub(super) proto: u32,
-    /// Namespace IP of a client that runs here, else its instance IP.
+    /// Namespace IP of a client that runs here, instance IP of one that runs elsewhere, and the
+    /// address of one outside of the overlay.
     pub(super) client: SocketAddr,
-    /// The service or instance IP; only the client's node knows it.
+    /// The service IP, the instance IP, or this node's published port; of a client on another
+    /// node, that node alone knows it.
     pub(super) dialled: Option<SocketAddr>,
-    /// Namespace IP of the chosen instance. Answers from another node come from its instance IP,
-    /// and this is that one if their entry is the only one.
+    /// Namespace IP of the chosen instance, or the host outside. Answers from another node come
+    /// from its instance IP, and this is that one if their entry is the only one.
     pub(super) backend: SocketAddr,
-    /// The other node, in its id; 0 = both ends are here.
+    /// The other node, in its id; 0 = both ends are here, [`OUTSIDE`] = one is no instance.
     pub(super) peer: u32,
 }
 
@@ -43,28 +52,32 @@ impl Ends {
     pub(super) fn of(key: &FlowKey, flow: &Flow) -> Self {
         let is_reply = flow.flags & REPLY != 0;
         let is_remote_client = flow.flags & REMOTE_CLIENT != 0;
-        let is_from_tunnel = key.origin >= from_node(0);
+        let is_from_node = key.origin >= from_node(0);
+        let peer = if is_from_node { key.origin - from_node(0) } else { flow.node };
+        // What the key says of either end, and what the packet leaves with.
+        let local = (key.local, key.local_port);
+        let remote = (key.remote, key.remote_port);
+        let (src, dst) = ((flow.src, flow.sport), (flow.dst, flow.dport));
         let (client, dialled, backend) = match (is_reply, is_remote_client) {
-            (false, false) => (key.local, Some(key.remote), flow.dst),
-            (true, false) if is_from_tunnel => (flow.dst, Some(flow.src), key.remote),
-            (true, false) => (flow.dst, Some(flow.src), key.local),
-            (false, true) => (flow.src, None, flow.dst),
-            (true, true) => (key.remote, None, key.local),
+            (false, false) => (local, Some(remote), dst),
+            (true, false) => (dst, Some(src), if is_from_node { remote } else { local }),
+            (false, true) => (src, (peer == OUTSIDE).then_some(local), dst),
+            (true, true) => (remote, (peer == OUTSIDE).then_some(src), local),
         };
-        // The client is the local end of what it sends, and of answers that the tunnel brings it.
-        let is_client_local = !is_remote_client && is_reply == is_from_tunnel;
-        let (client_port, server_port) = match (key.proto, is_client_local) {
-            (ICMP, _) => (key.local_port, 0),
-            (_, true) => (key.local_port, key.remote_port),
-            (_, false) => (key.remote_port, key.local_port),
+        let is_echo = is_echo(key.proto);
+        // A masqueraded question has another identifier outside, and so has its answer.
+        let identifier = if is_reply && !is_remote_client { flow.sport } else { key.local_port };
+        let client = if is_echo { (client.0, identifier) } else { client };
+        let socket = |(address, port): (Addr, u16)| {
+            let port = if is_echo { 0 } else { u16::from_be(port) };
+            SocketAddr::new(address.to_ip(), port)
         };
-        let socket = |address: Addr, port| SocketAddr::new(address.to_ip(), u16::from_be(port));
         Self {
-            peer: if is_from_tunnel { key.origin - from_node(0) } else { flow.node },
             proto: key.proto,
-            client: socket(client, client_port),
-            dialled: dialled.map(|address| socket(address, server_port)),
-            backend: socket(backend, server_port),
+            client: SocketAddr::new(client.0.to_ip(), u16::from_be(client.1)),
+            dialled: dialled.map(socket),
+            backend: socket(backend),
+            peer,
         }
     }
 

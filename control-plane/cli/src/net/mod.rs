@@ -3,34 +3,46 @@
 
 mod drops;
 mod endpoints;
+mod events;
+mod explain;
 mod flow_ends;
 mod flow_filter;
+mod flow_row;
 mod flows;
 mod instances;
 mod nodes;
+mod published;
 mod read;
 mod services;
 mod snapshot;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
-use std::{io::Write, path::PathBuf};
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use net_maps::PinnedMaps;
 
 use self::{
+    drops::Samples,
     flow_filter::{Filter, Order},
     snapshot::Snapshot,
 };
-use crate::output::Format;
+use crate::{
+    output::{self, Format},
+    paint::Paint,
+};
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   xylem net services
   xylem net flows --service shop.prod.web.front --proto tcp --sort idle --limit 20
+  xylem net flows --state opening --watch
   xylem net flows --src 10.18.0.64/26 --output json
+  xylem net explain web.0 10.30.0.7:80
+  xylem net events --follow --kind dropped
   xylem net drops --bpffs /sys/fs/bpf/worker-2
 
 These read the kernel's maps and need root; no daemon needs to run.")]
@@ -61,33 +73,61 @@ enum NetCommand {
     Nodes,
     /// The instances that are attached to this node's data path
     Endpoints,
+    /// The ports of this node that lead to an instance
+    Published,
     /// How many packets were dropped, and why
     Drops(DropsArgs),
+    /// Flows as they open and close, and drops, as they happen
+    Events(events::EventsArgs),
+    /// What the data path would do with a packet, step by step, without doing it
+    Explain(explain::ExplainArgs),
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  xylem net flows --service web --proto tcp --sort idle --limit 20
+  xylem net flows --state opening --watch
+  xylem net flows --watch 5 --output json | jq -c '.[] | [.client, .sent_bytes]'
+
+The state is opening until both sides have answered each other, then established; closing after a
+TCP FIN, reset after a TCP RST. The peer `outside` is a host that is no instance.")]
 struct FlowsArgs {
     #[command(flatten)]
     filter: Filter,
     /// What comes first
     #[arg(long, value_enum, default_value_t)]
     sort: Order,
-    /// Show no more than this
+    /// Show no more than this; on a terminal that is watched, 30 by default
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Show them again every so many seconds; JSON is one line each time
+    #[arg(long, value_name = "SECS", num_args = 0..=1, default_missing_value = "2")]
+    watch: Option<u32>,
 }
 
+/// Flows that a watched terminal shows.
+const WATCHED: usize = 30;
+
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  xylem net drops
+  xylem net drops --sample 10
+  xylem net drops --all --output json")]
 struct DropsArgs {
     /// Also the reasons that never occurred
     #[arg(long)]
     all: bool,
+    /// Watch for so many seconds, and show the last packets that were dropped for each reason
+    #[arg(long, value_name = "SECS")]
+    sample: Option<u64>,
 }
 
 /// # Errors
 /// When there are no maps, they are of another layout or may not be read, or the writer fails.
 pub(crate) fn run(args: NetArgs, format: Format, out: &mut impl Write) -> anyhow::Result<()> {
-    let maps = PinnedMaps::open(&args.bpffs)?;
+    let paint = Paint::for_stdout();
+    let bpffs = args.bpffs;
+    let maps = PinnedMaps::open(&bpffs)?;
     match args.command {
         NetCommand::Services => {
             let mut snapshot = Snapshot::read(&maps)?;
@@ -99,10 +139,7 @@ pub(crate) fn run(args: NetArgs, format: Format, out: &mut impl Write) -> anyhow
             snapshot.read_instance_traffic(&maps)?;
             instances::render(out, format, &instances::views(&snapshot))?;
         }
-        NetCommand::Flows(FlowsArgs { filter, sort, limit }) => {
-            let snapshot = Snapshot { flows: maps.flows()?, ..Snapshot::read(&maps)? };
-            flows::render(out, format, &flows::views(&snapshot, &filter, sort, limit))?;
-        }
+        NetCommand::Flows(args) => flows(&args, &maps, format, out)?,
         NetCommand::Nodes => {
             let snapshot = Snapshot { peers: maps.peers()?, ..Snapshot::read(&maps)? };
             nodes::render(out, format, &nodes::views(&snapshot))?;
@@ -111,10 +148,48 @@ pub(crate) fn run(args: NetArgs, format: Format, out: &mut impl Write) -> anyhow
             let snapshot = Snapshot { endpoints: maps.endpoints()?, ..Snapshot::read(&maps)? };
             endpoints::render(out, format, &endpoints::views(&snapshot))?;
         }
-        NetCommand::Drops(DropsArgs { all }) => {
-            let snapshot = Snapshot { drops: maps.drops()?, ..Snapshot::default() };
-            drops::render(out, format, &drops::views(&snapshot, all))?;
+        NetCommand::Published => {
+            let snapshot = Snapshot { published: maps.published()?, ..Snapshot::read(&maps)? };
+            published::render(out, format, &published::views(&snapshot))?;
         }
+        NetCommand::Drops(DropsArgs { all, sample }) => {
+            let mut samples = Samples::default();
+            if let Some(seconds) = sample {
+                events::watch(&bpffs, Some(Duration::from_secs(seconds)), out, |event, _| {
+                    samples.add(event);
+                    Ok(())
+                })?;
+            }
+            let snapshot = Snapshot { drops: maps.drops()?, ..Snapshot::default() };
+            drops::render(out, format, &drops::views(&snapshot, &samples, all))?;
+        }
+        NetCommand::Events(args) => events::run(&args, &bpffs, format, paint, out)?,
+        NetCommand::Explain(args) => explain::run(&args, maps, format, paint, out)?,
     }
     Ok(())
+}
+
+fn flows(
+    args: &FlowsArgs,
+    maps: &PinnedMaps,
+    format: Format,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let views = |limit| {
+        let snapshot = Snapshot { flows: maps.flows()?, ..Snapshot::read(maps)? };
+        anyhow::Ok(flows::views(&snapshot, &args.filter, args.sort, limit))
+    };
+    let Some(seconds) = args.watch else {
+        return Ok(flows::render(out, format, &views(args.limit)?)?);
+    };
+    let limit = args.limit.or(watch::redraws(format).then_some(WATCHED));
+    let interval = Duration::from_secs(u64::from(seconds.max(1)));
+    watch::every(interval, format, out, |shown| {
+        let views = views(limit)?;
+        match format {
+            Format::Table => flows::render(shown, format, &views)?,
+            Format::Json => output::json_line(shown, &views)?,
+        }
+        Ok(())
+    })
 }

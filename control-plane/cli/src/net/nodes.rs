@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::snapshot::{Snapshot, endpoint};
 use crate::{
+    format,
     output::{self, Format},
     table::Table,
 };
@@ -21,6 +22,11 @@ pub(crate) struct NodeView {
     kind: String,
     /// Smoothed round-trip time; absent if not measured.
     rtt_us: Option<u32>,
+    /// Largest IP packet that the path to it carries inside the tunnel, bytes.
+    mtu: u32,
+    /// How long frames go to it without asking for its hardware address, milliseconds; absent if
+    /// the kernel's neighbour table is asked for each.
+    next_hop_cached_ms: Option<u64>,
     /// `address/prefix` that its instances have; absent if not announced.
     subnet: Option<String>,
     /// Outer senders that are taken for this node.
@@ -41,6 +47,8 @@ pub(crate) fn views(snapshot: &Snapshot) -> Vec<NodeView> {
         state: if config.uplink_ifindex == 0 { "not attached" } else { "up" }.to_owned(),
         kind: kind_name(NodeKind::Xylem as u32),
         rtt_us: None,
+        mtu: config.instance_mtu,
+        next_hop_cached_ms: None,
         subnet: None,
         accepted_from: Vec::new(),
         instances: instances_on(snapshot, 0),
@@ -67,10 +75,17 @@ fn view(snapshot: &Snapshot, id: u32, node: &Node) -> NodeView {
         state: state_name(node.state),
         kind: kind_name(node.kind),
         rtt_us: (node.rtt_us != 0).then_some(node.rtt_us),
+        mtu: if node.mtu == 0 { snapshot.config.instance_mtu } else { node.mtu },
+        next_hop_cached_ms: cached_ms(snapshot, node),
         subnet: subnet(node),
         accepted_from,
         instances: instances_on(snapshot, id),
     }
+}
+
+fn cached_ms(snapshot: &Snapshot, node: &Node) -> Option<u64> {
+    let left_ns = node.next_hop_until_ns.checked_sub(snapshot.now_ns)?;
+    (left_ns != 0).then_some(left_ns / 1_000_000)
 }
 
 fn instances_on(snapshot: &Snapshot, id: u32) -> usize {
@@ -117,11 +132,13 @@ pub(crate) fn render(
             "STATE",
             "KIND",
             "RTT",
+            "MTU",
+            "NEXT-HOP",
             "SUBNET",
             "INSTANCES",
             "ACCEPTED-FROM",
         ])
-        .right_aligned(&[0, 4, 6]);
+        .right_aligned(&[0, 4, 5, 8]);
         for view in views {
             table.row([
                 view.id.to_string(),
@@ -129,6 +146,12 @@ pub(crate) fn render(
                 view.state.clone(),
                 view.kind.clone(),
                 view.rtt_us.map_or(String::new(), |us| format!("{:.3}ms", f64::from(us) / 1e3)),
+                view.mtu.to_string(),
+                match view.next_hop_cached_ms {
+                    _ if view.id == 0 => String::new(),
+                    Some(ms) => format!("known {}", format::milliseconds(ms)),
+                    None => "asked".to_owned(),
+                },
                 view.subnet.clone().unwrap_or_default(),
                 view.instances.to_string(),
                 if view.id == 0 { "(this node)".to_owned() } else { view.accepted_from.join(",") },

@@ -30,11 +30,13 @@ pub(crate) struct ServiceView {
     idle_ms: Option<u64>,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
 struct Backend {
     instance_number: u32,
     /// How often the lookup table holds it.
     weight: usize,
+    /// Of the new flows, where the policy chooses: 0 to 1.
+    share: f64,
 }
 
 /// The known addresses, by service.
@@ -72,9 +74,14 @@ fn backends(snapshot: &Snapshot, service: &Service) -> Vec<Backend> {
     for instance in ids.iter().filter_map(|id| snapshot.instances.get(id)) {
         *weights.entry(instance.entry.number).or_default() += 1;
     }
+    let places: usize = weights.values().sum();
     weights
         .into_iter()
-        .map(|(instance_number, weight)| Backend { instance_number, weight })
+        .map(|(instance_number, weight)| Backend {
+            instance_number,
+            weight,
+            share: weight as f64 / places as f64,
+        })
         .collect()
 }
 
@@ -117,6 +124,9 @@ fn backend_list(backends: &[Backend]) -> String {
     if backends.len() > BACKENDS_SHOWN {
         return format!("{} instances", backends.len());
     }
-    let numbers: Vec<_> = backends.iter().map(|b| b.instance_number.to_string()).collect();
-    numbers.join(",")
+    let shown = |backend: &Backend| match backends.len() {
+        1 => backend.instance_number.to_string(),
+        _ => format!("{} {:.0}%", backend.instance_number, backend.share * 100.0),
+    };
+    backends.iter().map(shown).collect::<Vec<_>>().join(", ")
 }

@@ -7,7 +7,7 @@ use std::{
 
 use net_common::{
     Addr, Config, Counter, DropReason, Endpoint, Flow, FlowKey, Instance, Node, PeerKey, Policy,
-    Service, Traffic,
+    Published, PublishedKey, Service, Traffic, flow::OUTSIDE,
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +36,7 @@ pub(crate) struct Snapshot {
     pub(crate) peers: Vec<(PeerKey, u32)>,
     pub(crate) endpoints: Vec<(Addr, Endpoint)>,
     pub(crate) flows: Vec<(FlowKey, Flow)>,
+    pub(crate) published: Vec<(PublishedKey, Published)>,
     pub(crate) drops: Vec<(DropReason, Counter)>,
 }
 
@@ -50,10 +51,24 @@ impl Snapshot {
         self.names.get(&slot).map_or("", String::as_str)
     }
 
-    /// Where a node's tunnel ends: `address:port`, `local` for this node.
+    /// An instance by its id, `app.appns.service.servicens.2`, or what is known of it.
+    pub(crate) fn instance_name(&self, id: u32) -> String {
+        let Some(KnownInstance { entry, .. }) = self.instances.get(&id) else {
+            return format!("instance {id}, not known");
+        };
+        match self.name(entry.service) {
+            "" => format!("instance {id}, of a service without name"),
+            name => format!("{name}.{}", entry.number),
+        }
+    }
+
+    /// Where a node's tunnel ends: `address:port`, `local` for this node, `outside` for no node.
     pub(crate) fn node_name(&self, id: u32) -> String {
         if id == 0 {
             return "local".to_owned();
+        }
+        if id == OUTSIDE {
+            return "outside".to_owned();
         }
         match self.nodes.get(&id) {
             Some(node) => endpoint(node.addr, node.port),
@@ -75,4 +90,15 @@ pub(crate) fn known(address: Addr) -> Option<IpAddr> {
 /// The policy as tables name it; a number from a newer layout stays a number.
 pub(crate) fn policy_name(raw: u32) -> String {
     Policy::from_raw(raw).map_or_else(|| raw.to_string(), |policy| policy.name().to_owned())
+}
+
+/// The protocol as tables name it; others stay numbers.
+pub(crate) fn proto_name(proto: u32) -> String {
+    match proto {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        58 => "icmpv6".to_owned(),
+        other => other.to_string(),
+    }
 }
