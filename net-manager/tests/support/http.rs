@@ -78,6 +78,27 @@ impl NetManager {
         self.post("/container/deploy", &request).await
     }
 
+    pub async fn try_deploy_with_ports(
+        &self,
+        name: &str,
+        number: u32,
+        process: &Process,
+        port_mappings: &str,
+    ) -> Reply {
+        let request = DeployRequest {
+            pid: process.pid(),
+            service_name: name.into(),
+            instance_number: number,
+            port_mappings: port_mappings.into(),
+        };
+        self.post("/container/deploy", &request).await
+    }
+
+    pub async fn deploy_with_ports(&self, name: &str, number: u32, process: &Process, ports: &str) {
+        let reply = self.try_deploy_with_ports(name, number, process, ports).await;
+        assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+    }
+
     pub async fn deploy(&self, name: &str, number: u32, process: &Process) -> DeployResponse {
         let reply = self.try_deploy(name, number, process.pid()).await;
         assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
