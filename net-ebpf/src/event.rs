@@ -1,11 +1,11 @@
 //! Tells user space what it must act on, and people what they watch.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use net_common::{
     Event, EventKind, MissBudget, Packet, PeerKey, config::features, flow::from_node,
 };
 
-use crate::maps::{CONFIG, EVENTS, MISS_BUDGETS, OBSERVATIONS};
+use crate::maps::{ASKED, CONFIG, EVENTS, MISS_BUDGETS, OBSERVATIONS};
 
 /// Whether `origin` may cause another event; each kind of origin has its own share, so that none
 /// takes that of the others.
@@ -41,10 +41,24 @@ pub fn send(kind: EventKind, fill: impl FnOnce(&mut Event)) {
     }
 }
 
+/// How often a CPU tells of a stranger.
+const ASK_EVERY_NS: u64 = 20_000_000;
+
 /// A sender of tunnel packets that nobody announced: user space asks who that is.
 #[inline(never)]
 pub fn ask_who(sender: &PeerKey) {
-    if is_within_budget(from_node(0)) {
+    let Some(asked) = ASKED.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own element; the helper takes no arguments.
+    let is_due = unsafe {
+        let now = bpf_ktime_get_coarse_ns();
+        let is_due = now.wrapping_sub(*asked) >= ASK_EVERY_NS;
+        if is_due {
+            *asked = now;
+        }
+        is_due
+    };
+    // Looked at before the budget, which costs more than the rest of the drop.
+    if is_due && is_within_budget(from_node(0)) {
         send(EventKind::UnknownPeer, |event| {
             event.src = sender.addr;
             event.sport = sender.port;

@@ -79,6 +79,14 @@ pub fn forget(key: &FlowKey) {
     }
 }
 
+/// Makes room for a new flow at `key`: an entry in `opening` is written over, one in `flows` would
+/// be found first.
+#[inline(always)]
+pub fn settle(key: &FlowKey) {
+    // What is not there need not be removed.
+    let _ = FLOWS.remove(key);
+}
+
 /// Counts, rewrites and sends a packet along its flow, whose key is `key`.
 #[inline(always)]
 pub fn follow(

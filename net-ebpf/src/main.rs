@@ -316,7 +316,9 @@ fn place_from_tunnel(
     // An answer may carry either of the client's two addresses as its destination.
     key.local =
         if key.local == server.namespace_ip { server.instance_ip } else { server.namespace_ip };
-    if let Found::Flow(flow) = flow::find(key)
+    // A SYN is no answer.
+    if !packet.is_opening()
+        && let Found::Flow(flow) = flow::find(key)
         && !flow::is_over(flow, packet)
     {
         let of_key = (&packet.src, &key.local);

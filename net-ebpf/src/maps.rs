@@ -146,6 +146,10 @@ pub static SOCKET_LAYOUT: Array<SocketLayout, 1> = Array::new();
 #[btf_map(name = "scratch")]
 pub static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
 
+/// When this CPU told of a stranger last. Not pinned.
+#[btf_map(name = "asked")]
+pub static ASKED: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// Keys of the packet's flow. Not pinned.
 #[btf_map(name = "keys")]
 pub static KEYS: PerCpuArray<Keys, 1> = PerCpuArray::new();

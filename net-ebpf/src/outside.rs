@@ -55,7 +55,7 @@ pub fn from_outside(
         origin: to.ifindex,
         proto: packet.proto,
     };
-    flow::forget(answers);
+    flow::settle(answers);
     insert(
         answers,
         (packet.dst, packet.src),

@@ -32,6 +32,8 @@ pub fn from_client(
     explain::note(packet, StepKind::Service, service.slot, &packet.dst);
     explain::note(packet, StepKind::Policy, service.policy, &Addr::UNSPECIFIED);
     if service.policy == Policy::Instance as u32 {
+        candidate(packet, client, service.instance, answers)?;
+        check_free(packet, answers)?;
         return on_instance(packet, client, service.slot, service.instance, key, answers);
     }
     // SAFETY: read at once; entries are replaced whole.
@@ -66,8 +68,9 @@ fn choose(
             continue;
         };
         let id = chunk.ids[(place % limits::CHUNK_IDS) as usize];
-        match candidate(packet, client, id, answers) {
-            Ok(_) => {
+        let free = candidate(packet, client, id, answers).and_then(|_| check_free(packet, answers));
+        match free {
+            Ok(()) => {
                 // The places that were passed over have had their turn.
                 if service.policy != Policy::Affinity as u32 {
                     skip_turns(packet, service.slot, attempt);
@@ -132,11 +135,7 @@ struct Candidate {
     ifindex: u32,
 }
 
-/// Whether the instance can take the flow that the packet opens; the key of the answers' entry is
-/// then in `answers`.
-///
-/// Two service IPs that lead to one instance must not share its answers' ports, or the client
-/// could not tell them apart: the second is refused.
+/// Whether the instance can take flows; the key of the answers' entry is then in `answers`.
 #[inline(always)]
 fn candidate(
     packet: &Packet,
@@ -176,6 +175,14 @@ fn candidate(
             proto: packet.proto,
         }
     };
+    Ok(Candidate { instance, namespace_ip, ifindex })
+}
+
+/// Two service IPs that lead to one instance must not share its answers' ports, or the client
+/// could not tell them apart: the second is refused. Of an established flow that is in the way
+/// and has ended, the entry goes.
+#[inline(always)]
+fn check_free(packet: &Packet, answers: &FlowKey) -> Result<(), DropReason> {
     if let Some(existing) = flow::entry(answers) {
         // SAFETY: as in `flow::entry`.
         let (taken_by, flags) = unsafe { ((*existing).src, (*existing).flags) };
@@ -185,8 +192,11 @@ fn candidate(
         {
             return Err(DropReason::PortConflict);
         }
+        if packet.dry_run == 0 && flags & CONFIRMED != 0 {
+            flow::forget(answers);
+        }
     }
-    Ok(Candidate { instance, namespace_ip, ifindex })
+    Ok(())
 }
 
 /// Places the flow on an instance: writes both its entries.
@@ -204,7 +214,6 @@ fn on_instance(
         explain::note(packet, StepKind::Chosen, id, &namespace_ip);
         return flow::explained(packet, instance.node, ifindex).map(|_| ());
     }
-    flow::forget(answers);
     let owner =
         |flags| Owner { service: slot, instance: id, generation: instance.generation, flags };
     insert(
@@ -261,7 +270,7 @@ pub fn from_tunnel(
             origin: server.ifindex,
             proto: packet.proto,
         };
-        flow::forget(answers);
+        flow::settle(answers);
         insert(
             answers,
             (server.instance_ip, client),
