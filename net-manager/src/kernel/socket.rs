@@ -132,8 +132,9 @@ impl DataPath {
         map.set(0, layout, 0).map_err(map_error("socket_layout"))?;
 
         let state: &mut SockOps = program(ebpf, "socket_state")?;
+        // A link of a cgroup is one of several in any case, and takes no flag that says so.
         let id = state
-            .attach(&cgroup, CgroupAttachMode::AllowMultiple)
+            .attach(&cgroup, CgroupAttachMode::Single)
             .map_err(refused("socket_state"))?;
         let link = state.take_link(id).map_err(refused("socket_state"))?;
         let link: FdLink = link.try_into().map_err(pin_error(&link_path))?;
