@@ -86,6 +86,14 @@ pub struct Settings {
     /// Seconds after which any other silent flow is forgotten [default: 60]
     #[arg(long, env = "XYLEM_FLOW_IDLE_SECS")]
     pub flow_idle_secs: Option<u64>,
+    /// Whether the cluster is asked where an instance lives in whose name another node sends
+    /// [default: true]
+    #[arg(long, env = "XYLEM_CHECK_SOURCES")]
+    pub check_sources: Option<bool>,
+    /// Whether the programs keep the hardware addresses of the ways to other nodes; off, they ask
+    /// the kernel for each packet [default: true]
+    #[arg(long, env = "XYLEM_NEXT_HOP_CACHE")]
+    pub next_hop_cache: Option<bool>,
     /// Whether connections between instances of this node go from socket to socket, past the
     /// network stack; see the README before you turn it on [default: off]
     #[arg(long, env = "XYLEM_SOCKET_PATH", value_enum)]
@@ -143,6 +151,8 @@ pub struct Config {
     pub map_sizes: MapSizes,
     pub timeouts: Timeouts,
     pub socket_path: SocketPath,
+    pub check_sources: bool,
+    pub next_hop_cache: bool,
 }
 
 impl Settings {
@@ -187,6 +197,8 @@ impl Settings {
                 nodes: self.max_nodes.or(file.max_nodes).unwrap_or(limits::NODES),
                 flows: self.max_flows.or(file.max_flows).unwrap_or(limits::FLOWS),
             },
+            check_sources: self.check_sources.or(file.check_sources).unwrap_or(true),
+            next_hop_cache: self.next_hop_cache.or(file.next_hop_cache).unwrap_or(true),
             socket_path: self.socket_path.or(file.socket_path).unwrap_or_default(),
             timeouts: Timeouts {
                 tcp: secs(self.tcp_idle_secs, file.tcp_idle_secs, TCP_IDLE_SECS),

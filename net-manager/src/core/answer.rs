@@ -12,7 +12,7 @@ use xylem_types::mqtt::{InstanceEntry, IpType, ServiceAddress, TableAnswer};
 use super::tables::PeerAddr;
 
 /// One service as the cluster knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServiceView {
     pub name: Name,
     /// Addresses that choose among the instances, and how.
@@ -22,13 +22,17 @@ pub struct ServiceView {
 }
 
 /// One instance of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct InstanceView {
     /// Where it can be delivered to; `None` until its network is attached.
     pub location: Option<Location>,
     /// Unspecified where there is none.
     pub instance_ip_v4: Addr,
     pub instance_ip_v6: Addr,
+    /// It keeps its flows and gets no new ones.
+    pub draining: bool,
+    /// What it uses, percent of one CPU; `None` while nobody knows.
+    pub cpu_percent: Option<f32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +44,7 @@ pub struct Location {
 }
 
 /// What an answer says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     Known(Box<ServiceView>),
     /// Nobody has that service or address.
@@ -89,6 +93,8 @@ fn instance(entry: &InstanceEntry) -> InstanceView {
         location: location(entry),
         instance_ip_v4: own.and_then(|own| own.address).map(Addr::from).unwrap_or_default(),
         instance_ip_v6: own.and_then(|own| own.address_v6).map(Addr::from).unwrap_or_default(),
+        draining: entry.draining,
+        cpu_percent: entry.cpu_percent,
     }
 }
 
@@ -112,7 +118,8 @@ mod tests {
         "query_key": "10.30.0.7",
         "instance_list": [
             {"instance_number": 0, "namespace_ip": "10.18.0.2", "namespace_ip_v6": "fc00::2",
-             "host_ip": "192.0.2.1", "host_port": 50103, "service_ip": [
+             "host_ip": "192.0.2.1", "host_port": 50103, "draining": true,
+             "cpu_percent": 12.5, "service_ip": [
                 {"IpType": "RR", "Address": "10.30.0.7", "Address_v6": "fdff:2000::7"},
                 {"IpType": "instance_ip", "Address": "10.30.0.8", "Address_v6": "fdff::8"}]},
             {"instance_number": 1, "namespace_ip": "", "host_ip": "", "host_port": 0,
@@ -130,6 +137,8 @@ mod tests {
         let first = view.instances[&0];
         assert_eq!(first.instance_ip_v4.to_string(), "10.30.0.8");
         assert_eq!(first.instance_ip_v6.to_string(), "fdff::8");
+        assert_eq!((first.draining, first.cpu_percent), (true, Some(12.5)));
+        assert_eq!((view.instances[&1].draining, view.instances[&1].cpu_percent), (false, None));
         let location = first.location.unwrap();
         assert_eq!(format!("{:?}", location.node), "192.0.2.1:50103");
         assert_eq!(location.namespace_ip_v6.to_string(), "fc00::2");

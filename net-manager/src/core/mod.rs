@@ -14,6 +14,7 @@ pub mod policy;
 pub mod port_range;
 pub mod probe;
 pub mod published;
+pub mod questions;
 pub mod tables;
 pub mod translation;
 pub mod worker;

@@ -3,7 +3,9 @@
 //! | Task | Takes | Gives |
 //! |---|---|---|
 //! | [`Daemon::run`] | misses, the cluster's messages, commands, time | map writes, packets sent on, messages to the cluster |
-//! | `kernel::events` | the event ring | misses |
+//! | `kernel::events` | the event ring | misses, answers to probes, notices |
+//! | `kernel::prober` | which nodes are of interest, answers to probes | probes, paths |
+//! | `kernel::next_hop` | the same nodes, changes of routes and neighbours | next hops |
 //! | `uplink` | the broker's connection | the cluster's messages |
 //! | `api` | HTTP requests | commands, by way of [`instances::Instances`] |
 //! | `kernel::sweep` (a thread, now and then) | the flow table | ended flows removed, services in use |
@@ -14,13 +16,18 @@ pub mod command;
 mod full;
 mod gate;
 pub mod instances;
+mod network;
 mod node;
 mod ports;
 pub mod purge;
 pub mod start;
 pub mod state;
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+    time::Duration,
+};
 
 use net_common::Addr;
 use net_maps::{Name, PinnedMaps};
@@ -42,13 +49,13 @@ use crate::{
         expiry::Timeouts,
         ipam::Lease,
         plan::plan,
-        tables::{Slot, Tables},
+        tables::{InstanceId, Slot, Tables},
         translation::LocalInstance,
         worker::{Effect, Worker},
     },
     kernel::{
         apply, clock,
-        events::Miss,
+        events::{Miss, Notice},
         inject::{InjectError, Injector},
         sweep::{self, SweepError, Swept},
     },
@@ -57,6 +64,7 @@ use crate::{
 use command::{Command, NotAttached};
 use full::FullMaps;
 use gate::Gate;
+use network::{Network, News, Remover, Watchers};
 use state::State;
 
 /// Inputs taken together before the maps are written, so that a burst costs one plan.
@@ -65,6 +73,8 @@ const BATCH: usize = 256;
 const CLUSTER_QUEUE: usize = 1024;
 /// How often interests and failed writes are looked after.
 const TICK: Duration = Duration::from_secs(1);
+/// How often lookup tables that depend on what is measured are looked at.
+const BALANCE: Duration = Duration::from_millis(500);
 /// How often ended flows are looked for, unless that takes long: then it takes at most one part
 /// in [`SWEEP_SHARE`] of a CPU.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -92,6 +102,12 @@ pub struct Daemon {
     unnamed: Vec<(Name, u32, oneshot::Sender<()>)>,
     replies: Vec<Reply>,
     sweeper: Sweeper,
+    watchers: Watchers,
+    remover: Remover,
+    uplink_mtu: u32,
+    /// Flows in progress to each instance when they were last counted, and how many it had been
+    /// given until then.
+    counted: HashMap<InstanceId, (u32, u64)>,
 }
 
 /// A reply that is due once the maps are written.
@@ -118,6 +134,7 @@ struct Inputs {
     misses: mpsc::Receiver<Miss>,
     commands: mpsc::Receiver<Command>,
     cluster: Option<mpsc::Receiver<FromCluster>>,
+    network: Network,
 }
 
 impl Daemon {
@@ -128,6 +145,8 @@ impl Daemon {
         }
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut balances = tokio::time::interval(BALANCE);
+        balances.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.commit();
         loop {
             tokio::select! {
@@ -137,6 +156,9 @@ impl Daemon {
                 Some(command) = inputs.commands.recv() => self.on_command(command, &mut inputs),
                 () = until(self.worker.next_deadline()) => self.worker.on_time(clock::now()),
                 swept = self.sweeper.finished() => self.on_swept(swept),
+                news = inputs.network.next() => self.on_news(news),
+                () = self.remover.step() => {}
+                _ = balances.tick() => self.on_balance(),
                 _ = ticks.tick() => self.on_tick(),
             }
             self.take_more(&mut inputs);
@@ -171,8 +193,44 @@ impl Daemon {
                 self.worker.on_answer(&answer, clock::now());
             }
             FromCluster::Message(Message::Peers(peers)) => self.worker.on_peers(&peers.peers),
+            FromCluster::Message(Message::Load(loads)) => self.worker.on_load(&loads),
             FromCluster::Message(Message::Updated(name)) => self.worker.on_update(name),
         }
+    }
+
+    fn on_news(&mut self, news: News) {
+        let now = clock::now();
+        match news {
+            News::Paths(paths) => self.worker.on_paths(&paths),
+            News::NextHops(hops) => self.worker.on_next_hops(&hops.frames, hops.until),
+            News::Notice(Notice::UnknownPeer(peer)) => self.worker.on_unknown_peer(peer, now),
+            News::Notice(Notice::PathMtu { node, peer, bytes }) => {
+                self.worker.on_path_mtu(node, peer, bytes, self.uplink_mtu, now);
+            }
+            News::Notice(Notice::LearnedSource { node, src }) => {
+                self.worker.on_learned_source(node, src, now);
+            }
+        }
+    }
+
+    /// Looks at the tables that depend on what is measured.
+    fn on_balance(&mut self) {
+        let mut flows = BTreeMap::new();
+        for id in self.worker.translation().weighed_by_flows() {
+            // Those that were alive when flows were counted, and all that came since: none ends
+            // unseen for longer than from one count to the next.
+            let given = match self.maps.instance_traffic(id) {
+                Ok(traffic) => traffic.new_flows,
+                Err(error) => {
+                    debug!(error = %Chain(&error), "cannot read an instance's counters");
+                    continue;
+                }
+            };
+            let (alive, until) = *self.counted.entry(id).or_insert((0, given));
+            let since = u32::try_from(given.saturating_sub(until)).unwrap_or(u32::MAX);
+            flows.insert(id, alive.saturating_add(since));
+        }
+        self.worker.on_measured(flows, clock::now());
     }
 
     fn on_command(&mut self, command: Command, inputs: &mut Inputs) {
@@ -313,6 +371,10 @@ impl Daemon {
 
     /// Brings the maps to what is desired, then does what was to be done after that.
     fn commit(&mut self) {
+        self.worker.balance(clock::now());
+        if let Some(targets) = self.worker.translation_mut().changed_targets() {
+            self.watchers.assign(targets);
+        }
         let ops = plan(&self.held, self.worker.translation().desired());
         let applied = apply::apply(&mut self.maps, &mut self.held, &ops);
         for map in &applied.full {
@@ -430,6 +492,8 @@ impl Daemon {
                 }
             }
             Effect::ReportFull(full) => self.full.count(full.map, clock::now()),
+            Effect::AskPeer(request) => say(ToCluster::AskPeer(request)),
+            Effect::RemoveFlowsFrom { node, src } => self.remover.add(node, src),
         }
     }
 

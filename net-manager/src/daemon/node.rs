@@ -117,6 +117,11 @@ impl Node {
         Wiring { mtu: self.instance_mtu(), headroom: self.headroom }
     }
 
+    /// Interface of the uplink.
+    pub(super) fn uplink_index(&self) -> u32 {
+        self.uplink.index
+    }
+
     /// MTU of the instances' interfaces.
     pub(super) fn instance_mtu(&self) -> u32 {
         self.uplink.mtu - limits::TUNNEL_OVERHEAD_V4

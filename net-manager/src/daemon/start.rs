@@ -1,8 +1,9 @@
 //! The start: takes over whatever a net manager before left in the kernel, finishes what it had
 //! not finished, and begins to serve.
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{collections::HashMap, fs, io, path::PathBuf, time::Duration};
 
+use net_common::limits;
 use net_maps::{MapsError, OpenError, PinnedMaps};
 use tokio::{
     sync::mpsc,
@@ -18,6 +19,7 @@ use super::{
     full::FullMaps,
     gate::Gate,
     instances::Instances,
+    network::{self, Network, Remover, Senders},
     node::Node,
     state::{State, StateError},
 };
@@ -34,7 +36,8 @@ use crate::{
         apply,
         bpf::{BpfError, DataPath},
         bpffs::BpffsError,
-        clock, events,
+        clock,
+        events::{self, Queues},
         inject::Injector,
         netlink::NetlinkError,
         socket,
@@ -121,7 +124,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let addr = PeerAddr { addr: me.host_ip.into(), port: me.host_port };
     let translation = Translation::recover(&held, addr, capacities);
     let now = clock::now();
-    let mut worker = Worker::new(me, translation, state.subnet(), &Settings::default(), now);
+    let settings = Settings { check_sources: config.check_sources, ..Settings::default() };
+    let mut worker = Worker::new(me, translation, state.subnet(), &settings, now);
     node.take_over(&mut data_path, &mut worker).await?;
     let attached = worker.translation().local().map(|local| local.ifindex).collect();
     socket::start(&mut data_path, config.socket_path, &attached);
@@ -135,6 +139,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         running: None,
         in_use: std::collections::BTreeSet::new(),
     };
+    let (watchers, network, senders) =
+        network::watch(&me, node.uplink_index(), config.next_hop_cache);
     let daemon = Daemon {
         worker,
         maps,
@@ -151,8 +157,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         unnamed: Vec::new(),
         replies: Vec::new(),
         sweeper,
+        watchers,
+        remover: Remover::new(config.bpffs_root.clone()),
+        uplink_mtu: node.instance_mtu() + limits::TUNNEL_OVERHEAD_V4,
+        counted: HashMap::new(),
     };
-    serve(&config, node, data_path, daemon, stop).await
+    serve(&config, node, data_path, daemon, (network, senders), stop).await
 }
 
 /// Runs the tasks until `stop`, or until one of them ends by itself.
@@ -161,6 +171,7 @@ async fn serve(
     node: Node,
     data_path: DataPath,
     daemon: Daemon,
+    (network, senders): (Network, Senders),
     stop: CancellationToken,
 ) -> Result<(), DaemonError> {
     let (misses, miss_queue) = mpsc::channel(MISS_QUEUE);
@@ -177,11 +188,12 @@ async fn serve(
     let listener = api::listen(&config.socket)
         .map_err(|source| DaemonError::Listen { path: config.socket.clone(), source })?;
 
-    let inputs = Inputs { misses: miss_queue, commands: command_queue, cluster: None };
+    let inputs = Inputs { misses: miss_queue, commands: command_queue, cluster: None, network };
     // The daemon's task outlives the requests, which it answers.
     let daemon_stop = CancellationToken::new();
     let mut daemon = AbortOnDropHandle::new(tokio::spawn(daemon.run(inputs, daemon_stop.clone())));
-    let mut events = AbortOnDropHandle::new(tokio::spawn(events::forward(ring, misses)));
+    let queues = Queues { misses, replies: senders.replies, notices: senders.notices };
+    let mut events = AbortOnDropHandle::new(tokio::spawn(events::forward(ring, queues)));
     let serving = api::serve(listener, handle, instances, stop.clone());
     let mut api = AbortOnDropHandle::new(tokio::spawn(serving));
     info!(bpffs = %config.bpffs_root.display(), socket = %config.socket.display(), "ready");

@@ -1,7 +1,10 @@
 //! What the cluster says, read once at the edge.
 
 use net_maps::{BadName, Name};
-use xylem_types::mqtt::{Peers, SubnetGrant, TableAnswer, UpdatesAvailable, topic};
+use xylem_types::{
+    load::Loads,
+    mqtt::{Peers, SubnetGrant, TableAnswer, UpdatesAvailable, topic},
+};
 
 /// A message of the cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,6 +12,7 @@ pub enum Message {
     Grant(SubnetGrant),
     Answer(TableAnswer),
     Peers(Peers),
+    Load(Loads),
     /// The service has changed.
     Updated(Name),
 }
@@ -35,6 +39,8 @@ pub(super) fn read(id: &str, from: &str, payload: &[u8]) -> Result<Message, Unre
         Ok(Message::Grant(serde_json::from_slice(payload)?))
     } else if from == topic::peers(id) {
         Ok(Message::Peers(serde_json::from_slice(payload)?))
+    } else if from == topic::load(id) {
+        Ok(Message::Load(serde_json::from_slice(payload)?))
     } else if let Some(name) = updated(from) {
         // Either kind of change has the same answer: ask again.
         let _: UpdatesAvailable = serde_json::from_slice(payload)?;
@@ -64,6 +70,8 @@ mod tests {
         assert_eq!(update.unwrap(), Message::Updated(Name::try_from("a.b.c.d").unwrap()));
         let peers = read("w", "nodes/w/net/peers", br#"{"peers":[]}"#);
         assert_eq!(peers.unwrap(), Message::Peers(Peers::default()));
+        let load = read("w", "nodes/w/net/load", br#"{"services":[]}"#);
+        assert_eq!(load.unwrap(), Message::Load(Loads::default()));
     }
 
     #[test]

@@ -20,7 +20,9 @@ use rumqttc::{
 use serde::Serialize;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{debug, info, warn};
-use xylem_types::mqtt::{InterestRemove, NetDeployed, SubnetRequest, TableQuery, topic};
+use xylem_types::mqtt::{
+    InterestRemove, NetDeployed, PeersRequest, SubnetRequest, TableQuery, topic,
+};
 
 use crate::chain::Chain;
 pub use incoming::Message;
@@ -61,6 +63,7 @@ pub enum ToCluster {
     Deployed(NetDeployed),
     Undeployed(NetDeployed),
     RemoveInterest(InterestRemove),
+    AskPeer(PeersRequest),
 }
 
 /// What the broker was asked to tell us.
@@ -128,6 +131,7 @@ impl Session {
             ToCluster::RemoveInterest(interest) => {
                 self.publish(topic::interest_remove(id), interest)
             }
+            ToCluster::AskPeer(request) => self.publish(topic::peers_request(id), request),
         };
         if let Err(error) = &sent
             && !subscriptions.overflown
@@ -244,8 +248,12 @@ impl Connection {
     /// room in it.
     fn subscribe(&self) {
         let id = &self.broker.worker_id;
-        let mut topics =
-            vec![topic::subnetwork_result(id), topic::tablequery_result(id), topic::peers(id)];
+        let mut topics = vec![
+            topic::subnetwork_result(id),
+            topic::tablequery_result(id),
+            topic::peers(id),
+            topic::load(id),
+        ];
         let mut subscriptions = lock(&self.subscriptions);
         let followed = subscriptions.followed.iter();
         topics.extend(followed.map(|name| topic::updates_available(name.as_str())));

@@ -3,7 +3,7 @@
 //! * [`Probes`]: all peers; when to probe which, and what follows from an answer or from none.
 //! * [`peer`]: one peer; its probes on the way and whether it counts as up.
 //! * [`rtt`], [`loss`]: what is known of the path. [`damping`]: the patience with one that flaps.
-//! * [`nonce`]: what makes an answer hard to forge.
+//! * [`nonce`]: what makes an answer hard to forge. [`report`]: what is worth telling.
 //!
 //! Time is `CLOCK_MONOTONIC`, as an argument, on the scale of the kernel's receive times. Chance
 //! is a secret given once. Nothing is sent here.
@@ -24,6 +24,7 @@ pub mod loss;
 pub mod nonce;
 pub mod peer;
 mod probes;
+pub mod report;
 pub mod rtt;
 #[cfg(test)]
 mod tests;

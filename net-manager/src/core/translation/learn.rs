@@ -5,14 +5,11 @@ use std::{
     net::IpAddr,
 };
 
-use net_common::{Addr, Instance, Policy, Service};
+use net_common::{Addr, Instance, InstanceState, Policy};
 use net_maps::Name;
 
-use super::{MapFull, Purpose, Translation};
-use crate::core::{
-    answer::{InstanceView, Location, ServiceView},
-    tables::InstanceId,
-};
+use super::{MapFull, Purpose, Translation, dial::Offer};
+use crate::core::answer::{InstanceView, Location, ServiceView};
 
 impl Translation {
     /// Takes over what the cluster says of a service.
@@ -42,14 +39,16 @@ impl Translation {
             .copied()
             .collect();
         known.listed.clone_from(&dialable);
+        let told = view.instances.iter().filter_map(|(n, i)| Some((*n, i.cpu_percent?)));
+        known.cpu.extend(told);
         for number in gone {
             self.drop_instance(name, number);
         }
 
-        if let Err(error) = self.learn_addresses(view, &dialable) {
+        if let Err(error) = self.offer(name, offered(view, &dialable)) {
             full = Some(error);
         }
-        self.refresh_tables(name);
+        self.unbalanced.insert(name);
         self.refresh_endpoints(name);
         self.drop_unused_nodes();
         full.map_or(Ok(()), Err)
@@ -61,16 +60,17 @@ impl Translation {
             return;
         }
         let Some(known) = self.services.get(&name).cloned() else { return };
-        for addr in &known.addresses {
-            self.drop_address(&known, *addr);
+        for addr in known.offered.keys() {
+            self.withdraw(name, *addr);
         }
         for number in known.instances.keys() {
             self.drop_instance(name, *number);
         }
-        for slot in known.slots.values() {
-            self.drop_slot(*slot);
+        let left = self.services.remove(&name).unwrap_or_default();
+        for slot in left.slots.into_values() {
+            self.drop_slot(slot);
         }
-        self.services.remove(&name);
+        self.unbalanced.remove(&name);
         self.drop_unused_nodes();
     }
 
@@ -90,6 +90,7 @@ impl Translation {
             (None, _) => return Ok(false),
         };
         // An instance keeps its instance IP for life, so an answer without it takes nothing away.
+        let state = if view.draining { InstanceState::Draining } else { InstanceState::Up };
         let either = |told: Addr, known: Addr| if told.is_unspecified() { known } else { told };
         self.put_instance(
             name,
@@ -98,6 +99,7 @@ impl Translation {
                 instance_ip_v6: either(view.instance_ip_v6, placed.instance_ip_v6),
                 service,
                 number,
+                state: state as u32,
                 ..placed
             },
         )?;
@@ -121,50 +123,20 @@ impl Translation {
             ..Instance::default()
         })
     }
+}
 
-    fn learn_addresses(
-        &mut self,
-        view: &ServiceView,
-        dialable: &BTreeSet<u32>,
-    ) -> Result<(), MapFull> {
-        let name = view.name;
-        let mut full = None;
-        let mut wanted: BTreeMap<Addr, (Purpose, Policy, InstanceId)> = BTreeMap::new();
-        for (addr, policy) in &view.addresses {
-            wanted.insert(*addr, (Purpose::of(*policy), *policy, 0));
-        }
-        for number in dialable {
-            let view = view.instances[number];
-            let id = self.services[&name].instances[number];
-            for addr in [view.instance_ip_v4, view.instance_ip_v6] {
-                if !addr.is_unspecified() {
-                    wanted.insert(addr, (Purpose::Instance(*number), Policy::Instance, id));
-                }
+/// Every address of the service, and what it leads to.
+fn offered(view: &ServiceView, dialable: &BTreeSet<u32>) -> BTreeMap<Addr, Offer> {
+    let choosing = view.addresses.iter();
+    let mut offered: BTreeMap<Addr, Offer> =
+        choosing.map(|(addr, policy)| (*addr, Offer { policy: *policy, number: 0 })).collect();
+    for number in dialable {
+        let view = &view.instances[number];
+        for addr in [view.instance_ip_v4, view.instance_ip_v6] {
+            if !addr.is_unspecified() {
+                offered.insert(addr, Offer { policy: Policy::Instance, number: *number });
             }
         }
-
-        let known = self.services.get(&name).cloned().unwrap_or_default();
-        for addr in known.addresses.iter().filter(|addr| !wanted.contains_key(addr)) {
-            self.drop_address(&known, *addr);
-        }
-        let needed: BTreeSet<Purpose> = wanted.values().map(|(purpose, ..)| *purpose).collect();
-        for purpose in known.slots.into_keys() {
-            if purpose != Purpose::Service && !needed.contains(&purpose) {
-                self.drop_purpose(name, purpose);
-            }
-        }
-        let mut addresses = BTreeSet::new();
-        for (addr, (purpose, policy, instance)) in wanted {
-            match self.slot(name, purpose) {
-                Ok(slot) => {
-                    let service = Service { policy: policy as u32, slot, instance, _pad: 0 };
-                    self.desired.services.set(addr, service);
-                    addresses.insert(addr);
-                }
-                Err(error) => full = Some(error),
-            }
-        }
-        self.services.entry(name).or_default().addresses = addresses;
-        full.map_or(Ok(()), Err)
     }
+    offered
 }

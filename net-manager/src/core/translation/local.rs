@@ -1,6 +1,6 @@
 //! The instances of this node.
 
-use net_common::{Addr, Endpoint, Instance};
+use net_common::{Addr, Endpoint, Instance, InstanceState};
 use net_maps::Name;
 
 use super::{MapFull, Purpose, Translation};
@@ -27,7 +27,8 @@ impl Translation {
                 number,
                 ..self.instance(name, number).unwrap_or_default()
             };
-            self.put_instance(name, Instance { node: 0, ..wanted })
+            let state = InstanceState::Up as u32;
+            self.put_instance(name, Instance { node: 0, state, ..wanted })
         });
         if let Err(full) = result {
             if is_new {
@@ -37,7 +38,6 @@ impl Translation {
         }
         self.drop_endpoints(name, number);
         self.services.entry(name).or_default().local.insert(number, ifindex);
-        self.refresh_tables(name);
         self.refresh_endpoints(name);
         self.drop_unused_nodes();
         Ok(())
@@ -57,11 +57,8 @@ impl Translation {
         }
         if let Some(known) = self.services.get_mut(&name) {
             known.local.remove(&number);
-            known.listed.remove(&number);
         }
-        self.drop_purpose(name, Purpose::Instance(number));
         self.drop_instance(name, number);
-        self.refresh_tables(name);
     }
 
     /// The endpoints of a service's local instances: of each family by namespace IP, and by

@@ -6,7 +6,12 @@
 //! Ids and slots are stable for as long as they have an owner, because flows, counters and
 //! cursors refer to them. The generation of an instance rises whenever its id gets another owner
 //! or it moves, so that no flow follows an id to somewhere else.
+//!
+//! Of a service that is known, only the addresses that were dialled are in the maps; the others are
+//! remembered here, so that dialling one of them asks nobody ([`Translation::dial`]).
 
+mod balance;
+mod dial;
 mod learn;
 mod local;
 mod nodes;
@@ -15,7 +20,10 @@ mod recover;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use net_common::{Addr, Instance, InstanceState, NodeKind, Policy, limits};
 use net_maps::Name;
@@ -25,11 +33,16 @@ use super::{
     ipam::Subnet,
     tables::{InstanceId, NodeId, PeerAddr, Slot, Tables, absent, is_present},
 };
+use balance::Balance;
+pub use balance::Moved;
+use dial::Offer;
+pub use nodes::{Macs, Path, Target, Targets};
 
 /// What a slot of a service is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Purpose {
-    /// The service itself, which its instances name; also its round-robin addresses.
+    /// The service itself, which its instances name; also its round-robin addresses. Its lookup
+    /// table is there whether those were dialled or not.
     Service,
     /// Addresses of another policy, by its number.
     Policy(u32),
@@ -44,17 +57,31 @@ impl Purpose {
             other => Self::Policy(other as u32),
         }
     }
+
+    /// Of slots with a lookup table.
+    fn choosing(self) -> Option<Policy> {
+        match self {
+            Self::Service => Some(Policy::RoundRobin),
+            Self::Policy(raw) => Policy::from_raw(raw),
+            Self::Instance(_) => None,
+        }
+    }
 }
 
 /// One service that this node knows.
 #[derive(Clone, Debug, Default)]
 struct Known {
     slots: BTreeMap<Purpose, Slot>,
+    /// Every address that leads to it, dialled or not.
+    offered: BTreeMap<Addr, Offer>,
     /// Its keys in the map `services`.
     addresses: BTreeSet<Addr>,
     instances: BTreeMap<u32, InstanceId>,
-    /// Numbers of the instances that get new flows.
+    /// Numbers of the instances that the cluster lists.
     listed: BTreeSet<u32>,
+    /// What the instances use, by number, percent of one CPU, as far as that was told.
+    cpu: BTreeMap<u32, f32>,
+    balances: BTreeMap<Purpose, Balance>,
     /// Numbers of the instances that run here, and the host ends of their veth pairs.
     local: BTreeMap<u32, u32>,
 }
@@ -96,6 +123,13 @@ pub struct LocalInstance {
 pub struct Translation {
     desired: Tables,
     services: BTreeMap<Name, Known>,
+    /// Whose address it is, dialled or not.
+    offers: BTreeMap<Addr, Name>,
+    /// Services whose lookup tables are to be computed anew.
+    unbalanced: BTreeSet<Name>,
+    /// Flows in progress to an instance, as far as that was told.
+    flows: BTreeMap<InstanceId, u32>,
+    moved: Moved,
     capacities: Capacities,
     slots: Ids,
     instance_ids: Ids,
@@ -105,6 +139,11 @@ pub struct Translation {
     residents: BTreeMap<NodeId, u32>,
     /// The nodes that the cluster announced as peers.
     announced: BTreeSet<NodeId>,
+    /// Whether the cluster has announced any since the start.
+    confirmed: bool,
+    /// When a path's MTU was learned.
+    path_mtus: BTreeMap<NodeId, Duration>,
+    targets_changed: bool,
     /// What an unannounced host runs: Oakestra's proxy, unless the cluster announces peers.
     unannounced: NodeKind,
     me: PeerAddr,
@@ -118,6 +157,10 @@ impl Translation {
         let mut translation = Self {
             desired: Tables::default(),
             services: BTreeMap::new(),
+            offers: BTreeMap::new(),
+            unbalanced: BTreeSet::new(),
+            flows: BTreeMap::new(),
+            moved: Moved::default(),
             capacities,
             slots: Ids::new(capacities.slots, &none),
             instance_ids: Ids::new(capacities.instances, &none),
@@ -125,6 +168,9 @@ impl Translation {
             nodes: BTreeMap::new(),
             residents: BTreeMap::new(),
             announced: BTreeSet::new(),
+            confirmed: false,
+            path_mtus: BTreeMap::new(),
+            targets_changed: true,
             unannounced: NodeKind::Oakestra,
             me,
             subnet: None,
@@ -164,9 +210,9 @@ impl Translation {
         self.services.contains_key(&name)
     }
 
-    /// The service and instance IPs of a service.
+    /// The service and instance IPs of a service, dialled or not.
     pub fn addresses(&self, name: Name) -> impl Iterator<Item = Addr> + '_ {
-        self.services.get(&name).into_iter().flat_map(|known| known.addresses.iter().copied())
+        self.services.get(&name).into_iter().flat_map(|known| known.offered.keys().copied())
     }
 
     /// The slots of a service: its counters tell when it was last used.
@@ -218,6 +264,7 @@ impl Translation {
     /// Gives back the slot for one purpose, with the addresses that lead to it.
     fn drop_purpose(&mut self, name: Name, purpose: Purpose) {
         let Some(known) = self.services.get_mut(&name) else { return };
+        known.balances.remove(&purpose);
         let Some(slot) = known.slots.remove(&purpose) else { return };
         let desired = &mut self.desired;
         known.addresses.retain(|addr| {
@@ -236,24 +283,13 @@ impl Translation {
         self.slots.give_back(slot);
     }
 
-    fn slot_of(&self, addr: Addr) -> Option<Slot> {
-        self.desired.services.get(addr).map(|service| service.slot)
-    }
-
-    /// Removes an address, unless another service has it by now.
-    fn drop_address(&mut self, known: &Known, addr: Addr) {
-        let slot = self.slot_of(addr);
-        if known.slots.values().any(|own| Some(*own) == slot) {
-            self.desired.services.remove(addr);
-        }
-    }
-
     fn instance(&self, name: Name, number: u32) -> Option<Instance> {
         let id = self.services.get(&name)?.instances.get(&number)?;
         self.desired.instances.get(*id).copied()
     }
 
-    /// Writes an instance under its id, or a new one. Its generation and state are set here.
+    /// Writes an instance under its id, or a new one. Its generation is set here; what is not
+    /// draining is up.
     fn put_instance(&mut self, name: Name, wanted: Instance) -> Result<(), MapFull> {
         let known = self.services.entry(name).or_default();
         let id = match known.instances.get(&wanted.number) {
@@ -271,44 +307,36 @@ impl Translation {
             && before.node == wanted.node
             && before.namespace_ip_v4 == wanted.namespace_ip_v4;
         let generation = if stays { before.generation } else { next_generation(before.generation) };
+        let state = if wanted.state == InstanceState::Draining as u32 {
+            InstanceState::Draining
+        } else {
+            InstanceState::Up
+        };
+        self.join_node(wanted.node);
         if is_present(&before) {
             self.leave_node(before.node);
         }
-        *self.residents.entry(wanted.node).or_default() += 1;
-        let instance = Instance { generation, state: InstanceState::Up as u32, ..wanted };
+        let instance = Instance { generation, state: state as u32, ..wanted };
         self.desired.instances.set(id, instance);
+        self.unbalanced.insert(name);
         Ok(())
     }
 
+    /// Removes an instance and its instance IPs.
     fn drop_instance(&mut self, name: Name, number: u32) {
+        self.withdraw_instance(name, number);
+        self.drop_purpose(name, Purpose::Instance(number));
         let Some(known) = self.services.get_mut(&name) else { return };
         let Some(id) = known.instances.remove(&number) else { return };
         known.listed.remove(&number);
+        known.cpu.remove(&number);
+        self.flows.remove(&id);
         if let Some(instance) = self.desired.instances.get(id).copied() {
             self.leave_node(instance.node);
             self.desired.instances.set(id, absent(next_generation(instance.generation)));
         }
         self.instance_ids.give_back(id);
-    }
-
-    /// The lookup tables of a service, equal weights: each listed instance once.
-    fn refresh_tables(&mut self, name: Name) {
-        let Some(known) = self.services.get(&name) else { return };
-        let ids: Vec<InstanceId> = known
-            .listed
-            .iter()
-            .filter_map(|number| known.instances.get(number).copied())
-            .take(limits::TABLE_SLOTS as usize)
-            .collect();
-        for (purpose, slot) in &known.slots {
-            if !matches!(purpose, Purpose::Instance(_)) {
-                if ids.is_empty() {
-                    self.desired.tables.remove(*slot);
-                } else {
-                    self.desired.tables.set(*slot, ids.clone());
-                }
-            }
-        }
+        self.unbalanced.insert(name);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Other nodes: those that the cluster announced, and the hosts of known instances.
 
-use net_common::{Node, NodeKind, NodeState};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use net_common::{Node, NodeKind, NodeState, limits};
 use xylem_types::mqtt::{Peer, PeerKind};
 
 use super::{MapFull, Translation};
@@ -10,7 +12,121 @@ use crate::core::{
     tables::{NodeId, PeerAddr},
 };
 
+/// How long what a router said of a path's MTU holds (RFC 1191, 6.3).
+const PATH_MTU_AGE: Duration = Duration::from_secs(600);
+/// The least MTU that is believed: every host takes packets of this size (RFC 791).
+const LEAST_PATH_MTU: u32 = 576;
+
+/// A node whose path is of interest, because instances are there that can be dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub addr: PeerAddr,
+    /// The cluster says that it runs Xylem, which answers probes.
+    pub must_answer: bool,
+}
+
+/// The nodes whose paths are of interest.
+pub type Targets = BTreeMap<NodeId, Target>;
+
+/// What was measured of the path to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Who had the node's id when that was measured.
+    pub addr: PeerAddr,
+    pub is_up: bool,
+    pub rtt: Option<Duration>,
+}
+
+/// Destination and source of a frame, as in [`Node::macs`].
+pub type Macs = [u16; 6];
+
 impl Translation {
+    /// The nodes of interest, if they changed since this was last asked.
+    pub fn changed_targets(&mut self) -> Option<Targets> {
+        std::mem::take(&mut self.targets_changed).then(|| self.targets())
+    }
+
+    fn targets(&self) -> Targets {
+        let of_interest = self.residents.iter().filter(|(id, count)| **id != 0 && **count != 0);
+        let target = |(id, _): (&NodeId, &u32)| {
+            let node = self.desired.nodes.get(*id)?;
+            let must_answer = self.confirmed
+                && self.announced.contains(id)
+                && node.kind == NodeKind::Xylem as u32;
+            Some((*id, Target { addr: peer_addr(node), must_answer }))
+        };
+        of_interest.filter_map(target).collect()
+    }
+
+    /// The path to a node was measured. What was measured before its id changed hands is ignored.
+    pub fn set_path(&mut self, id: NodeId, path: &Path) {
+        let Some(node) = self.desired.nodes.get(id).copied() else { return };
+        let is_of_interest = self.residents.get(&id).is_some_and(|count| *count != 0);
+        if id == 0 || !is_of_interest || peer_addr(&node) != path.addr {
+            return;
+        }
+        let state = if path.is_up { NodeState::Up } else { NodeState::Down } as u32;
+        // 0 stands for what was not measured.
+        let micros = |rtt: Duration| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1);
+        let rtt_us = path.rtt.map_or(0, micros);
+        self.desired.nodes.set(id, Node { state, rtt_us, ..node });
+        if node.state != state {
+            self.unbalance_node(id);
+        }
+    }
+
+    /// The frames to the nodes of interest that are neighbours, and those of others through their
+    /// gateways, by underlay address; they hold until `until`, `CLOCK_MONOTONIC`. Of a node that is
+    /// left out, the kernel is asked for each packet.
+    pub fn set_next_hops(&mut self, next_hops: &BTreeMap<IpAddr, Macs>, until: Duration) {
+        let until_ns = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        for (id, count) in self.residents.iter().filter(|(id, _)| **id != 0) {
+            let Some(node) = self.desired.nodes.get(*id).copied() else { continue };
+            let macs = next_hops.get(&node.addr.to_ip()).filter(|_| *count != 0);
+            let (macs, next_hop_until_ns) = macs.map_or(([0; 6], 0), |macs| (*macs, until_ns));
+            self.desired.nodes.set(*id, Node { macs, next_hop_until_ns, ..node });
+        }
+    }
+
+    /// A router says that the path to a node carries packets of `bytes` bytes, outer headers
+    /// included, where the uplink carries `uplink_mtu`; the MTU inside the tunnel, if that is
+    /// news.
+    pub fn set_path_mtu(
+        &mut self,
+        id: NodeId,
+        from: PeerAddr,
+        bytes: u32,
+        uplink_mtu: u32,
+        now: Duration,
+    ) -> Option<u32> {
+        let node = self.desired.nodes.get(id).copied()?;
+        if id == 0
+            || peer_addr(&node) != from
+            || !(LEAST_PATH_MTU..uplink_mtu).contains(&bytes)
+            || (node.mtu != 0 && bytes - limits::TUNNEL_OVERHEAD_V4 > node.mtu)
+        {
+            return None;
+        }
+        let mtu = bytes - limits::TUNNEL_OVERHEAD_V4;
+        self.path_mtus.insert(id, now);
+        self.desired.nodes.set(id, Node { mtu, ..node });
+        (node.mtu != mtu).then_some(mtu)
+    }
+
+    /// Paths may carry more again. What a net manager before has learned counts as learned now.
+    pub fn forget_path_mtus(&mut self, now: Duration) {
+        let limited = self.desired.nodes.iter().filter(|(_, node)| node.mtu != 0);
+        let limited: Vec<(NodeId, Node)> = limited.map(|(id, node)| (id, *node)).collect();
+        self.path_mtus.retain(|id, _| limited.iter().any(|(other, _)| other == id));
+        for (id, node) in limited {
+            let since = *self.path_mtus.entry(id).or_insert(now);
+            if now.saturating_sub(since) >= PATH_MTU_AGE {
+                self.path_mtus.remove(&id);
+                self.desired.nodes.set(id, Node { mtu: 0, ..node });
+            }
+        }
+    }
+
     /// The cluster announced everybody from whom tunnel packets are accepted. Hosts of known
     /// instances are accepted as well.
     ///
@@ -18,6 +134,8 @@ impl Translation {
     /// The map `nodes` has no room for all of them; those that fit are taken over.
     pub fn set_peers(&mut self, peers: &[Peer]) -> Result<(), MapFull> {
         self.unannounced = NodeKind::Xylem;
+        self.confirmed = true;
+        self.targets_changed = true;
         self.announced.clear();
         let mut full = None;
         for peer in peers {
@@ -29,7 +147,8 @@ impl Translation {
             match self.node(addr) {
                 Ok(id) => {
                     self.announced.insert(id);
-                    self.desired.nodes.set(id, announced_node(peer, addr));
+                    let known = self.desired.nodes.get(id).copied().unwrap_or_default();
+                    self.desired.nodes.set(id, announced_node(peer, known));
                 }
                 Err(error) => full = Some(error),
             }
@@ -52,9 +171,24 @@ impl Translation {
         Ok(id)
     }
 
+    /// An instance is on this node.
+    pub(super) fn join_node(&mut self, id: NodeId) {
+        let count = self.residents.entry(id).or_default();
+        *count += 1;
+        self.targets_changed |= *count == 1;
+    }
+
+    /// It is no more. The path to a node without any is of no interest: nobody looks after it, so
+    /// nothing is held against it.
     pub(super) fn leave_node(&mut self, id: NodeId) {
-        if let Some(count) = self.residents.get_mut(&id) {
-            *count = count.saturating_sub(1);
+        let Some(count) = self.residents.get_mut(&id) else { return };
+        *count = count.saturating_sub(1);
+        if *count == 0 && id != 0 {
+            self.targets_changed = true;
+            if let Some(node) = self.desired.nodes.get(id).copied() {
+                let idle = Node { state: NodeState::Up as u32, rtt_us: 0, ..node };
+                self.desired.nodes.set(id, without_next_hop(idle));
+            }
         }
     }
 
@@ -68,6 +202,7 @@ impl Translation {
             .collect();
         for id in unused {
             self.residents.remove(&id);
+            self.path_mtus.remove(&id);
             if let Some(node) = self.desired.nodes.get(id) {
                 let addr = peer_addr(node);
                 self.nodes.remove(&addr);
@@ -93,7 +228,8 @@ pub(super) fn node(addr: PeerAddr, kind: NodeKind) -> Node {
     }
 }
 
-fn announced_node(peer: &Peer, addr: PeerAddr) -> Node {
+/// What the cluster says of a peer, and what was known of it before.
+fn announced_node(peer: &Peer, known: Node) -> Node {
     let kind = match peer.kind {
         PeerKind::Xylem => NodeKind::Xylem,
         PeerKind::Oakestra => NodeKind::Oakestra,
@@ -103,5 +239,9 @@ fn announced_node(peer: &Peer, addr: PeerAddr) -> Node {
         Some(subnet) => ((u32::from(subnet) & mask).to_be(), mask.to_be()),
         None => (0, 0),
     };
-    Node { subnet_net_v4, subnet_mask_v4, ..node(addr, kind) }
+    Node { kind: kind as u32, subnet_net_v4, subnet_mask_v4, ..known }
+}
+
+fn without_next_hop(node: Node) -> Node {
+    Node { next_hop_until_ns: 0, macs: [0; 6], ..node }
 }

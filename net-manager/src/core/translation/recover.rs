@@ -2,14 +2,17 @@
 //! killed or upgraded.
 //!
 //! What contradicts itself there is the half of a change that was not finished: it is left out
-//! of what is desired, so the next plan removes it.
+//! of what is desired, so the next plan removes it. Of a service, the maps know the addresses that
+//! were dialled; the cluster tells the others again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use net_common::{NodeKind, Policy};
+use net_common::{InstanceState, NodeKind, Policy};
 use net_maps::Name;
 
-use super::{Capacities, Known, Purpose, Translation, next_generation, nodes::peer_addr};
+use super::{
+    Capacities, Known, Purpose, Translation, dial::Offer, next_generation, nodes::peer_addr,
+};
 use crate::core::{
     ids::Ids,
     tables::{InstanceId, PeerAddr, Slot, Tables, absent, is_known, is_present},
@@ -23,8 +26,12 @@ impl Translation {
         translation.recover_services(held);
         translation.recover_instances(held);
         translation.recover_addresses(held);
-        translation.recover_tables(held);
+        translation.recover_listed(held);
         translation.recover_endpoints(held);
+        let names: Vec<Name> = translation.services.keys().copied().collect();
+        for name in names {
+            translation.recover_balances(name, held);
+        }
         translation.recover_published(held);
         translation.announced = translation.nodes.values().copied().collect();
 
@@ -127,20 +134,26 @@ impl Translation {
                 continue;
             }
             known.addresses.insert(addr);
+            let number = if let Purpose::Instance(number) = purpose { number } else { 0 };
+            known.offered.insert(addr, Offer { policy, number });
+            self.offers.insert(addr, name);
             self.desired.names.set(service.slot, name);
             self.desired.services.set(addr, *service);
         }
     }
 
-    fn recover_tables(&mut self, held: &Tables) {
-        let names: Vec<Name> = self.services.keys().copied().collect();
-        for name in names {
-            let Some(known) = self.services.get_mut(&name) else { continue };
-            let ids = held.tables.get(known.slots[&Purpose::Service]);
-            let listed: BTreeSet<u32> =
-                ids.into_iter().flatten().filter_map(|id| number_of(known, *id)).collect();
-            known.listed = listed;
-            self.refresh_tables(name);
+    /// Instances of other nodes are known because the cluster lists them. Those of this node are
+    /// in the round-robin table once they are listed.
+    fn recover_listed(&mut self, held: &Tables) {
+        for known in self.services.values_mut() {
+            let table = held.tables.get(known.slots[&Purpose::Service]);
+            let is_listed = |id: InstanceId| {
+                let instance = self.desired.instances.get(id);
+                instance.is_some_and(|i| i.node != 0 || i.state == InstanceState::Draining as u32)
+                    || table.is_some_and(|ids| ids.contains(&id))
+            };
+            let listed = known.instances.iter().filter(|(_, id)| is_listed(**id));
+            known.listed = listed.map(|(number, _)| *number).collect();
         }
     }
 

@@ -10,10 +10,12 @@ use crate::core::{
     answer::{InstanceView, Location, ServiceView},
     ipam::Lease,
     plan::{MapOp, plan},
+    policy,
     tables::is_known,
 };
-use net_common::Published;
+use net_common::{NodeState, Published};
 use xylem_types::{
+    load::{InstanceLoad, Loads, ServiceLoad},
     mqtt::{Peer, PeerKind, TunnelEndpoint},
     port::{NodePort, PortMapping, Protocol},
 };
@@ -56,6 +58,8 @@ fn view(n: u8, policies: &[Policy], instances: &[(u32, u8, u8)]) -> ServiceView 
             location: Some(location),
             instance_ip_v4: instance_ip(n, *number),
             instance_ip_v6: Addr::UNSPECIFIED,
+            draining: false,
+            cpu_percent: None,
         };
         (*number, view)
     };
@@ -74,11 +78,13 @@ fn lease(last: u8) -> Lease {
 #[derive(Default)]
 struct Maps {
     held: Tables,
+    now: Duration,
 }
 
 impl Maps {
     /// Applies the plan, or the first `until` writes of it, looking at the maps after each.
     fn apply(&mut self, translation: &mut Translation, until: usize) {
+        translation.balance(&policy::Settings::default(), self.now);
         let ops = plan(&self.held, translation.desired());
         for op in ops.iter().take(until) {
             op.apply(&mut self.held);
@@ -150,6 +156,30 @@ fn check(held: &Tables, op: &MapOp) {
     }
 }
 
+/// Nobody is in a lookup table who takes no new flows; everybody who does is in that of round
+/// robin, and a policy's table is there if somebody takes flows.
+fn check_tables(held: &Tables) {
+    let takes = |id: &u32| {
+        let instance = held.instances.get(*id).unwrap();
+        let node = held.nodes.get(instance.node).unwrap();
+        instance.state == InstanceState::Up as u32
+            && (instance.node == 0 || node.state == NodeState::Up as u32)
+    };
+    for (slot, ids) in held.tables.iter() {
+        assert!(ids.iter().all(takes), "slot {slot}: {ids:?}");
+    }
+    for (addr, service) in held.services.iter() {
+        if Policy::from_raw(service.policy) != Some(Policy::Instance) {
+            let name = held.names.get(service.slot);
+            let of_service = |i: &Instance| is_present(i) && held.names.get(i.service) == name;
+            let remote = held.instances.iter().filter(|(_, i)| of_service(i) && i.node != 0);
+            let somebody = remote.filter(|(id, _)| takes(id)).count() != 0;
+            let ids = held.tables.get(service.slot);
+            assert!(ids.is_some() || !somebody, "{addr} has no table");
+        }
+    }
+}
+
 #[test]
 fn an_answer_becomes_a_service_that_can_be_dialled() {
     let mut translation = Translation::new(me(), Capacities::default());
@@ -158,6 +188,14 @@ fn an_answer_becomes_a_service_that_can_be_dialled() {
         .learn(&view(1, &[Policy::RoundRobin, Policy::Closest], &[(0, 1, 2), (1, 2, 2)]))
         .unwrap();
     maps.apply(&mut translation, usize::MAX);
+    assert!(maps.held.services.is_empty(), "nobody has dialled it");
+    for addr in [service_ip(1, Policy::RoundRobin), service_ip(1, Policy::Closest)] {
+        assert_eq!(translation.dial(addr), Ok(true));
+    }
+    assert_eq!(translation.dial(instance_ip(1, 1)), Ok(true));
+    assert_eq!(translation.dial(instance_ip(1, 2)), Ok(false), "nobody has that");
+    maps.apply(&mut translation, usize::MAX);
+    assert_eq!(maps.held.services.len(), 3);
 
     let both = BTreeSet::from([(namespace_ip(1, 2), host(1)), (namespace_ip(2, 2), host(2))]);
     assert_eq!(maps.dialled(service_ip(1, Policy::RoundRobin)), Some(both.clone()));
@@ -186,6 +224,9 @@ fn a_local_instance_is_known_by_name_before_its_instance_ip_is() {
         assert_eq!(endpoint.namespace_ip, namespace_ip(0, 2));
     }
     let here = BTreeSet::from([(namespace_ip(0, 2), me())]);
+    assert_eq!(maps.dialled(instance_ip(1, 0)), Some(here.clone()), "nobody else is it");
+    translation.dial(service_ip(1, Policy::RoundRobin)).unwrap();
+    maps.apply(&mut translation, usize::MAX);
     assert_eq!(maps.dialled(service_ip(1, Policy::RoundRobin)), Some(here));
 
     translation.detach(name(1), 0);
@@ -213,6 +254,128 @@ fn an_instance_that_moves_or_goes_takes_its_flows_along() {
     assert!(moved > first);
     translation.learn(&view(1, &[], &[])).unwrap();
     assert!(generation(&translation) > moved);
+}
+
+#[test]
+fn a_draining_instance_and_one_on_a_dead_node_get_no_new_flows() {
+    let mut translation = Translation::new(me(), Capacities::default());
+    let mut maps = Maps::default();
+    let addresses = [Policy::RoundRobin, Policy::Closest, Policy::Underutilized, Policy::Affinity];
+    let mut view = view(1, &addresses, &[(0, 1, 2), (1, 2, 2), (2, 3, 2)]);
+    translation.learn(&view).unwrap();
+    for policy in addresses {
+        translation.dial(service_ip(1, policy)).unwrap();
+    }
+    maps.apply(&mut translation, usize::MAX);
+    let places = |maps: &Maps, policy| maps.dialled(service_ip(1, policy)).unwrap();
+    let generations =
+        |maps: &Maps| maps.held.instances.iter().map(|(_, i)| i.generation).collect::<Vec<_>>();
+    let before = generations(&maps);
+    for policy in addresses {
+        assert_eq!(places(&maps, policy).len(), 3, "{policy:?}");
+    }
+
+    view.instances.get_mut(&0).unwrap().draining = true;
+    translation.learn(&view).unwrap();
+    let id = *translation.desired().peers.get(host(2)).unwrap();
+    let down = Path { addr: host(2), is_up: false, rtt: None };
+    translation.set_path(id, &Path { addr: host(3), ..down });
+    translation.set_path(id, &down);
+    maps.apply(&mut translation, usize::MAX);
+    let left = BTreeSet::from([(namespace_ip(3, 2), host(3))]);
+    for policy in addresses {
+        assert_eq!(places(&maps, policy), left, "{policy:?}");
+    }
+    assert_eq!(maps.held.instances.get(1).unwrap().state, InstanceState::Draining as u32);
+    // The flows that are there stay: nobody has another generation.
+    assert_eq!(generations(&maps), before);
+    let moved = translation.moved();
+    assert_eq!(moved.changes, 1);
+    assert!((0.6..0.75).contains(&moved.last_ratio), "{moved:?}");
+
+    // A net manager that starts now goes on from there.
+    let mut again = Translation::recover(&maps.held, me(), Capacities::default());
+    maps.apply(&mut again, usize::MAX);
+    assert_eq!(places(&maps, Policy::Closest), left);
+    again.set_path(id, &Path { is_up: true, ..down });
+    maps.now += Duration::from_secs(5);
+    maps.apply(&mut again, usize::MAX);
+    assert_eq!(places(&maps, Policy::RoundRobin).len(), 2);
+}
+
+#[test]
+fn the_closest_instance_is_chosen_by_the_measured_path() {
+    let mut translation = Translation::new(me(), Capacities::default());
+    let mut maps = Maps::default();
+    translation.learn(&view(1, &[Policy::Closest], &[(0, 1, 2), (1, 2, 2)])).unwrap();
+    translation.dial(service_ip(1, Policy::Closest)).unwrap();
+    let targets = translation.changed_targets().unwrap();
+    assert_eq!(targets.values().map(|t| t.addr).collect::<Vec<_>>(), [host(1), host(2)]);
+    assert_eq!(translation.changed_targets(), None);
+    for (id, target) in targets {
+        assert!(!target.must_answer, "nobody has announced it");
+        let ms = if target.addr == host(1) { 30 } else { 5 };
+        let path = Path { addr: target.addr, is_up: true, rtt: Some(Duration::from_millis(ms)) };
+        translation.set_path(id, &path);
+    }
+    maps.apply(&mut translation, usize::MAX);
+    let near = BTreeSet::from([(namespace_ip(2, 2), host(2))]);
+    assert_eq!(maps.dialled(service_ip(1, Policy::Closest)), Some(near));
+
+    // Nobody looks after the path to a node without instances.
+    translation.learn(&view(1, &[Policy::Closest], &[(1, 2, 2)])).unwrap();
+    let targets = translation.changed_targets().unwrap();
+    assert_eq!(targets.values().map(|t| t.addr).collect::<Vec<_>>(), [host(2)]);
+}
+
+#[test]
+fn load_and_flows_weigh_underutilized() {
+    let mut translation = Translation::new(me(), Capacities::default());
+    let mut maps = Maps::default();
+    translation.learn(&view(1, &[Policy::Underutilized], &[(0, 1, 2), (1, 2, 2)])).unwrap();
+    translation.dial(service_ip(1, Policy::Underutilized)).unwrap();
+    let [first, second] = translation.weighed_by_flows()[..] else { panic!("two instances") };
+    let share = |maps: &Maps| {
+        let (_, ids) = maps.held.tables.iter().max_by_key(|(_, ids)| ids.len()).unwrap();
+        ids.iter().filter(|id| **id == first).count() as f64 / ids.len() as f64
+    };
+    translation.set_flows([(first, 30)].into());
+    maps.apply(&mut translation, usize::MAX);
+    assert!(share(&maps) < 0.1, "{}", share(&maps));
+    translation.set_flows([(first, 1), (second, 1)].into());
+    let cpu = |instance_number, cpu_percent| InstanceLoad { instance_number, cpu_percent };
+    translation.set_load(&Loads {
+        services: vec![ServiceLoad {
+            app_name: name(1).to_string(),
+            instances: vec![cpu(0, 0.0), cpu(1, 100.0), cpu(7, 1.0)],
+        }],
+    });
+    for _ in 0..20 {
+        maps.now += Duration::from_millis(500);
+        translation.rebalance();
+        maps.apply(&mut translation, usize::MAX);
+    }
+    assert!((0.65..0.8).contains(&share(&maps)), "{}", share(&maps));
+}
+
+#[test]
+fn what_a_router_says_of_a_path_is_checked_and_forgotten() {
+    let mut translation = Translation::new(me(), Capacities::default());
+    translation.learn(&view(1, &[], &[(0, 1, 2)])).unwrap();
+    let id = *translation.desired().peers.get(host(1)).unwrap();
+    let at = Duration::from_secs;
+    let mut told = |bytes, now| translation.set_path_mtu(id, host(1), bytes, 1500, at(now));
+    assert_eq!(told(575, 0), None);
+    assert_eq!(told(1500, 0), None);
+    assert_eq!(told(1400, 0), Some(1372));
+    assert_eq!(told(1450, 1), None, "it was less a moment ago");
+    assert_eq!(told(1300, 2), Some(1272));
+    assert_eq!(translation.set_path_mtu(id, host(2), 1200, 1500, at(3)), None, "another's path");
+    let mtu = |translation: &Translation| translation.desired().nodes.get(id).unwrap().mtu;
+    translation.forget_path_mtus(at(601));
+    assert_eq!(mtu(&translation), 1272);
+    translation.forget_path_mtus(at(602));
+    assert_eq!(mtu(&translation), 0);
 }
 
 #[test]
@@ -251,6 +414,7 @@ fn a_full_map_is_said_and_what_fits_works() {
     let instances: Vec<_> = (0..20).map(|number| (number, 1, number as u8)).collect();
     let full = translation.learn(&view(1, &[Policy::RoundRobin], &instances)).unwrap_err();
     assert_eq!(full, MapFull { map: "instances", capacity: SMALL.instances });
+    translation.dial(service_ip(1, Policy::RoundRobin)).unwrap();
     maps.apply(&mut translation, usize::MAX);
     assert_eq!(maps.dialled(service_ip(1, Policy::RoundRobin)).unwrap().len(), 11);
     assert_eq!(
@@ -314,6 +478,14 @@ fn a_published_port_leads_to_its_instance_and_goes_with_it() {
 #[derive(Clone, Debug)]
 enum Step {
     Learn(u8, Vec<Policy>, Vec<(u32, u8, u8)>),
+    /// Instances with these numbers drain.
+    Drain(u8, Vec<Policy>, Vec<(u32, u8, u8)>, BTreeSet<u32>),
+    /// A service IP, or the instance IP of an instance.
+    Dial(u8, Policy),
+    DialInstance(u8, u32),
+    /// What was measured of a host.
+    Path(u8, bool, u64),
+    Wait(u64),
     Forget(u8),
     Attach(u8, u32, u8),
     Detach(u8, u32),
@@ -325,12 +497,26 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let policies = prop::collection::vec(
-        prop::sample::select(vec![Policy::RoundRobin, Policy::Closest, Policy::Affinity]),
-        0..3,
-    );
-    let instances = prop::collection::vec((0..4_u32, 0..5_u8, 2..6_u8), 0..4);
+    let policy = || {
+        prop::sample::select(vec![
+            Policy::RoundRobin,
+            Policy::Closest,
+            Policy::Underutilized,
+            Policy::Affinity,
+        ])
+    };
+    let policies = || prop::collection::vec(policy(), 0..4);
+    let instances = || prop::collection::vec((0..4_u32, 0..5_u8, 2..6_u8), 0..4);
+    let draining = prop::collection::btree_set(0..4_u32, 0..3);
+    let (policies, policies_too) = (policies(), policies());
+    let (instances, instances_too) = (instances(), instances());
     let step = prop_oneof![
+        2 => (0..5_u8, policies_too, instances_too, draining)
+            .prop_map(|(n, p, i, d)| Step::Drain(n, p, i, d)),
+        4 => (0..5_u8, policy()).prop_map(|(n, p)| Step::Dial(n, p)),
+        2 => (0..5_u8, 0..4_u32).prop_map(|(n, number)| Step::DialInstance(n, number)),
+        3 => (1..5_u8, any::<bool>(), 0..40_u64).prop_map(|(h, up, ms)| Step::Path(h, up, ms)),
+        2 => (0..3000_u64).prop_map(Step::Wait),
         4 => (0..5_u8, policies, instances).prop_map(|(n, p, i)| Step::Learn(n, p, i)),
         1 => (0..5_u8).prop_map(Step::Forget),
         2 => (0..5_u8, 0..4_u32, 2..20_u8).prop_map(|(n, i, l)| Step::Attach(n, i, l)),
@@ -355,6 +541,30 @@ proptest! {
             match step {
                 Step::Learn(n, policies, instances) => {
                     let _: Result<(), MapFull> = translation.learn(&view(n, &policies, &instances));
+                }
+                Step::Drain(n, policies, instances, draining) => {
+                    let mut view = view(n, &policies, &instances);
+                    for number in draining {
+                        view.instances.entry(number).and_modify(|i| i.draining = true);
+                    }
+                    let _: Result<(), MapFull> = translation.learn(&view);
+                }
+                Step::Dial(n, policy) => {
+                    let _: Result<bool, MapFull> = translation.dial(service_ip(n, policy));
+                }
+                Step::DialInstance(n, number) => {
+                    let _: Result<bool, MapFull> = translation.dial(instance_ip(n, number));
+                }
+                Step::Path(n, is_up, ms) => {
+                    let rtt = (ms != 0).then(|| Duration::from_millis(ms));
+                    let path = Path { addr: host(n), is_up, rtt };
+                    if let Some(id) = translation.desired().peers.get(host(n)).copied() {
+                        translation.set_path(id, &path);
+                    }
+                }
+                Step::Wait(ms) => {
+                    maps.now += Duration::from_millis(ms);
+                    translation.rebalance();
                 }
                 Step::Forget(n) => translation.forget(name(n)),
                 Step::Attach(n, number, last) => {
@@ -401,6 +611,7 @@ proptest! {
             }
         }
         maps.apply(&mut translation, usize::MAX);
+        check_tables(&maps.held);
 
         // A restart without anything half done changes nothing, but what no service names.
         let mut again = Translation::recover(&maps.held, me(), SMALL);

@@ -4,6 +4,7 @@
 //! the maps to [`Worker::translation`]'s desired contents first and then carries the effects out
 //! in order, so that a packet sent on, or an announcement, never runs ahead of the maps.
 
+mod peers;
 #[cfg(test)]
 mod tests;
 
@@ -14,8 +15,8 @@ use net_maps::Name;
 use tracing::{debug, info, warn};
 use xylem_types::{
     mqtt::{
-        InterestRemove, NetDeployed, Peer, SubnetGrant, SubnetRequest, TableAnswer, TableQuery,
-        TunnelEndpoint,
+        InterestRemove, NetDeployed, PeersRequest, SubnetGrant, SubnetRequest, TableAnswer,
+        TableQuery, TunnelEndpoint,
     },
     port::PortMapping,
 };
@@ -25,9 +26,12 @@ use super::{
     interests::Interests,
     ipam::{BadGrant, Ipam, Lease, Subnet, SubnetFull},
     parking::{Awaited, Limits, Packet, Parked, Parking},
+    policy,
     published::PortsRefused,
+    tables::NodeId,
     translation::{LocalInstance, MapFull, Translation},
 };
+use peers::Strangers;
 
 /// Something for the shell to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,19 +50,34 @@ pub enum Effect {
     Remember(Subnet),
     /// A map had no room.
     ReportFull(MapFull),
+    /// Ask who sends tunnel packets.
+    AskPeer(PeersRequest),
+    /// The flows that this node opened from this instance IP were not its to open.
+    RemoveFlowsFrom {
+        node: NodeId,
+        src: Addr,
+    },
 }
 
 /// What decides how the node behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub parking: Limits,
+    pub policies: policy::Settings,
     /// How long an unused service is remembered.
     pub interest_idle: Duration,
+    /// Whether the cluster is asked where an instance lives that another node sends for.
+    pub check_sources: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { parking: Limits::default(), interest_idle: Duration::from_secs(10) }
+        Self {
+            parking: Limits::default(),
+            policies: policy::Settings::default(),
+            interest_idle: Duration::from_secs(10),
+            check_sources: true,
+        }
     }
 }
 
@@ -82,6 +101,8 @@ pub struct Worker {
     me: TunnelEndpoint,
     translation: Translation,
     parking: Parking,
+    policies: policy::Settings,
+    strangers: Strangers,
     interests: Interests,
     ipam: Option<Ipam>,
     refusal: Option<BadGrant>,
@@ -108,6 +129,8 @@ impl Worker {
             me,
             translation,
             parking: Parking::new(settings.parking),
+            policies: settings.policies,
+            strangers: Strangers::new(settings.check_sources),
             interests,
             ipam: None,
             refusal: None,
@@ -130,6 +153,11 @@ impl Worker {
         &mut self.translation
     }
 
+    /// Computes the lookup tables whose instances changed: before each plan.
+    pub fn balance(&mut self, now: Duration) {
+        self.translation.balance(&self.policies, now);
+    }
+
     /// What is to be done, in order, once the maps are as desired.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
@@ -143,9 +171,9 @@ impl Worker {
             // No other event carries a packet.
             _ => return,
         };
-        // Answered since the packet was handed over.
+        // Answered since the packet was handed over, or with another address of the service.
         let known = match awaited {
-            Awaited::Destination(dst) => self.translation.desired().services.get(dst).is_some(),
+            Awaited::Destination(dst) => self.dial(dst),
             Awaited::Sender(src) => self
                 .translation
                 .local_by_namespace_ip(src)
@@ -241,14 +269,6 @@ impl Worker {
         }
     }
 
-    /// The cluster announced everybody from whom tunnel packets are accepted.
-    pub fn on_peers(&mut self, peers: &[Peer]) {
-        debug!(peers = peers.len(), "the cluster announced this node's peers");
-        if let Err(full) = self.translation.set_peers(peers) {
-            self.effects.push(Effect::ReportFull(full));
-        }
-    }
-
     /// A service in which this node holds an interest has changed.
     pub fn on_update(&mut self, name: Name) {
         if self.interests.holds(name) {
@@ -278,6 +298,9 @@ impl Worker {
                 None => self.forget_unknown(&answer.query_key),
             },
             Err(error) => warn!(%error, "an answer of the cluster is ignored"),
+        }
+        if let Some(asked) = asked {
+            self.judge_suspect(asked);
         }
     }
 
@@ -421,11 +444,16 @@ impl Worker {
     /// address may be of an instance whose network is not attached yet.
     fn release_answered(&mut self, name: Name, asked: Option<Addr>, now: Duration) {
         let mut packets = Vec::new();
-        for addr in self.translation.addresses(name) {
-            packets.extend(self.parking.release(Awaited::Destination(addr)));
+        let addresses: Vec<Addr> = self.translation.addresses(name).collect();
+        for addr in addresses {
+            let waiting = self.parking.release(Awaited::Destination(addr));
+            if !waiting.is_empty() {
+                self.dial(addr);
+                packets.extend(waiting);
+            }
         }
         if let Some(asked) = asked
-            && self.translation.desired().services.get(asked).is_none()
+            && !self.dial(asked)
         {
             packets.extend(self.parking.refuse(Awaited::Destination(asked), now));
         }
@@ -442,6 +470,14 @@ impl Worker {
             }
         }
         self.effects.extend(packets.into_iter().map(Effect::SendOn));
+    }
+
+    /// Puts a known address into the maps; whether it is known.
+    fn dial(&mut self, addr: Addr) -> bool {
+        self.translation.dial(addr).unwrap_or_else(|full| {
+            self.effects.push(Effect::ReportFull(full));
+            false
+        })
     }
 
     fn ask(&mut self, awaited: Awaited) {
