@@ -9,7 +9,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, RingBuf},
-    programs::{SchedClassifier, TestRun, TestRunOptions},
+    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
 use net_common::{
     Addr, Chunk, Config, Counter, DropReason, Endpoint, Event, Explanation, Flow, FlowKey,
@@ -216,6 +216,10 @@ impl Datapath {
         self.hash::<Addr, Endpoint>("endpoints").insert(address.into(), endpoint, 0).expect("room");
     }
 
+    pub fn get_instance(&mut self, id: u32) -> Instance {
+        self.array::<Instance>("instances").get(&id, 0).expect("in range")
+    }
+
     pub fn get_endpoint(&mut self, address: impl Into<Addr>) -> Option<Endpoint> {
         self.hash::<Addr, Endpoint>("endpoints").get(&address.into(), 0).ok()
     }
@@ -293,6 +297,29 @@ impl Datapath {
             .expect("the kernel runs it");
         out.truncate(result.data_size_out as usize);
         (result.return_value as i32, out)
+    }
+
+    /// As [`Self::run`], of the uplink's XDP program. A packet that leaves with metadata in front
+    /// has it in front here too.
+    pub fn run_xdp(&mut self, packet: &[u8]) -> (u32, Vec<u8>) {
+        let program: &mut Xdp =
+            self.bpf.program_mut("uplink_xdp").expect("in the object").try_into().expect("XDP");
+        if program.fd().is_err() {
+            program.load().expect("the verifier accepts it");
+        }
+        self.before = self.counters();
+        let mut out = vec![0; packet.len() + 256];
+        let program: &Xdp =
+            self.bpf.program("uplink_xdp").expect("in the object").try_into().expect("XDP");
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(packet),
+                data_out: Some(&mut out),
+                ..TestRunOptions::default()
+            })
+            .expect("the kernel runs it");
+        out.truncate(result.data_size_out as usize);
+        (result.return_value, out)
     }
 
     /// The interface of the instance that the packet's source says, or else the first.

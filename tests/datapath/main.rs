@@ -3,6 +3,7 @@
 
 mod batch;
 mod counts;
+mod early;
 mod fixture;
 mod fixtures;
 mod frame;
