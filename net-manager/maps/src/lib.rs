@@ -7,6 +7,7 @@
 mod batch;
 mod chunks;
 mod dry_run;
+mod links;
 mod name;
 mod observe;
 mod open;
@@ -15,7 +16,8 @@ mod snapshot;
 mod turns;
 
 pub use dry_run::DryRunError;
+pub use links::{PinnedProgram, pinned_programs};
 pub use name::{BadName, Name};
 pub use observe::{ObserveError, Observer};
 pub use open::{LINKS_DIR, MAPS, OpenError, layout_dir, other_layouts};
-pub use pinned::{MapsError, PinnedMaps, is_full};
+pub use pinned::{MapUsage, MapsError, PinnedMaps, is_full};

@@ -1,7 +1,9 @@
 //! The maps themselves.
 
 use std::{
-    fmt, io,
+    fmt,
+    hash::Hash,
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -49,11 +51,11 @@ pub fn is_full(error: &MapsError) -> bool {
     io_error.raw_os_error() == Some(E2BIG) || io_error.kind() == io::ErrorKind::StorageFull
 }
 
-pub(crate) fn read(map: &'static str) -> impl FnOnce(MapError) -> MapsError {
+pub(crate) fn read(map: &'static str) -> impl Fn(MapError) -> MapsError {
     move |source| MapsError { doing: "read", map, source: Box::new(source) }
 }
 
-pub(crate) fn write(map: &'static str) -> impl FnOnce(MapError) -> MapsError {
+pub(crate) fn write(map: &'static str) -> impl Fn(MapError) -> MapsError {
     move |source| MapsError { doing: "write", map, source: Box::new(source) }
 }
 
@@ -70,6 +72,21 @@ fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapUsage {
+    pub name: &'static str,
+    pub entries: u32,
+    pub capacity: u32,
+}
+
+/// What the only writer of the lookup tables knows of them.
+#[derive(Default)]
+struct WrittenTables {
+    chunks: Chunks,
+    tables: std::collections::HashMap<u32, Table>,
+}
+
 /// All pinned maps of one data path.
 pub struct PinnedMaps {
     dir: PathBuf,
@@ -77,8 +94,8 @@ pub struct PinnedMaps {
     services: HashMap<MapData, Addr, Service>,
     tables: HashMap<MapData, u32, Table>,
     chunks: Array<MapData, Chunk>,
-    /// Made when the first table is written: who only reads does without.
-    free_chunks: Option<Chunks>,
+    /// Known once the first table is written: who only reads does without.
+    written_tables: Option<WrittenTables>,
     cursors: Array<MapData, u64>,
     instances: Array<MapData, Instance>,
     nodes: Array<MapData, Node>,
@@ -113,7 +130,7 @@ impl PinnedMaps {
             services: open(&dir, "services")?,
             tables: open(&dir, "tables")?,
             chunks: open(&dir, "chunks")?,
-            free_chunks: None,
+            written_tables: None,
             cursors: open(&dir, "cursors")?,
             instances: open(&dir, "instances")?,
             nodes: open(&dir, "nodes")?,
@@ -143,6 +160,47 @@ impl PinnedMaps {
     /// It cannot be opened.
     pub fn open_events(root: &Path) -> Result<RingBuf<MapData>, OpenError> {
         open(&find(root)?, "events")
+    }
+
+    /// How full the maps are whose entries are counted by what there is, not by the machine.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn usage(&self) -> Result<Vec<MapUsage>, MapsError> {
+        fn of<K: Pod + Eq + Hash, V: Pod>(
+            name: &'static str,
+            map: &HashMap<MapData, K, V>,
+        ) -> Result<MapUsage, MapsError> {
+            let mut entries = 0;
+            snapshot::for_each(
+                map,
+                |error| read(name)(error),
+                |_, _| {
+                    entries += 1;
+                    Ok(())
+                },
+            )?;
+            let capacity = snapshot::capacity(map).map_err(read(name))?;
+            Ok(MapUsage { name, entries, capacity })
+        }
+        let array = |name, entries: usize, capacity| MapUsage {
+            name,
+            entries: u32::try_from(entries).unwrap_or(u32::MAX),
+            capacity,
+        };
+        let tables = snapshot::entries(&self.tables).map_err(read("tables"))?;
+        let chunks = tables.iter().map(|(_, table)| chunks::of(table).len()).sum();
+        Ok(vec![
+            of("services", &self.services)?,
+            array("chunks", chunks, self.chunks.len()),
+            array("instances", self.instances()?.len(), self.instances.len()),
+            array("nodes", self.nodes()?.len(), self.nodes.len()),
+            of("peers", &self.peers)?,
+            of("endpoints", &self.endpoints)?,
+            of("published", &self.published)?,
+            of("flows", &self.flows)?,
+            of("opening", &self.opening)?,
+        ])
     }
 
     pub fn config(&self) -> Result<Config, MapsError> {
@@ -197,36 +255,44 @@ impl PinnedMaps {
     pub fn set_table(&mut self, slot: u32, ids: &[u32]) -> Result<(), MapsError> {
         let ids = &ids[..ids.len().min(limits::TABLE_SLOTS as usize)];
         let now = monotonic();
-        let before = optional(self.tables.get(&slot, 0)).map_err(read("tables"))?;
-        if self.free_chunks.is_none() {
+        if self.written_tables.is_none() {
             let tables = snapshot::entries(&self.tables).map_err(read("tables"))?;
-            let tables = tables.into_iter().map(|(_, table)| table);
-            self.free_chunks = Some(Chunks::new(self.chunks.len(), tables, now));
+            let chunks =
+                Chunks::new(self.chunks.len(), tables.iter().map(|(_, table)| *table), now);
+            self.written_tables =
+                Some(WrittenTables { chunks, tables: tables.into_iter().collect() });
         }
-        let free = self.free_chunks.get_or_insert_default();
-        if ids.is_empty() {
+        let WrittenTables { chunks: free, tables } = self.written_tables.get_or_insert_default();
+        let before = if ids.is_empty() {
             removed(self.tables.remove(&slot)).map_err(write("tables"))?;
+            tables.remove(&slot)
         } else {
             let count = chunks::needed(ids.len());
             let first = free.take(count, now).map_err(|NoChunkLeft| no_room("chunks"))?;
             let table = Table { first, len: ids.len() as u32 };
-            let written = (first..)
-                .zip(ids.chunks(limits::CHUNK_IDS as usize))
-                .try_for_each(|(index, ids)| {
-                    let mut chunk = Chunk::default();
-                    chunk.ids[..ids.len()].copy_from_slice(ids);
-                    self.chunks.set(index, chunk, 0).map_err(write("chunks"))
-                })
-                .and_then(|()| self.tables.insert(slot, table, 0).map_err(write("tables")));
+            let written = write_table(&mut self.chunks, &mut self.tables, slot, table, ids);
             if let Err(error) = written {
                 free.give_back(chunks::of(&table), now);
                 return Err(error);
             }
-        }
+            tables.insert(slot, table)
+        };
         if let Some(before) = before {
             free.give_back(chunks::of(&before), now);
         }
         Ok(())
+    }
+
+    /// As [`Self::set_table`], at chunks that are the caller's own: measurements that add services
+    /// beside those of the net manager take them from the end.
+    pub fn set_table_at(&mut self, slot: u32, first: u32, ids: &[u32]) -> Result<(), MapsError> {
+        let table = Table { first, len: ids.len() as u32 };
+        write_table(&mut self.chunks, &mut self.tables, slot, table, ids)
+    }
+
+    /// How many chunks all lookup tables have together.
+    pub fn chunk_capacity(&self) -> u32 {
+        self.chunks.len()
     }
 
     /// Every entry that was ever written, those of instances that are gone included.
@@ -415,13 +481,13 @@ impl PinnedMaps {
         Ok(sum_traffic(&values))
     }
 
-    /// A slot has a new owner: counts from zero, and its turn begins anew.
+    /// A slot has no owner any more: the next one's counts begin at zero, and so does its turn.
     pub fn reset_slot(&mut self, slot: u32) -> Result<(), MapsError> {
         reset(&mut self.service_traffic, slot).map_err(write("service_traffic"))?;
         self.cursors.set(slot, 0, 0).map_err(write("cursors"))
     }
 
-    /// An instance id has a new owner: counts from zero.
+    /// An instance id has no owner any more: the next one's counts begin at zero.
     pub fn reset_instance_traffic(&mut self, id: u32) -> Result<(), MapsError> {
         reset(&mut self.instance_traffic, id).map_err(write("instance_traffic"))
     }
@@ -449,6 +515,22 @@ fn optional<V>(result: Result<V, MapError>) -> Result<Option<V>, MapError> {
         Err(MapError::KeyNotFound) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// First what is referred to.
+fn write_table(
+    chunks: &mut Array<MapData, Chunk>,
+    tables: &mut HashMap<MapData, u32, Table>,
+    slot: u32,
+    table: Table,
+    ids: &[u32],
+) -> Result<(), MapsError> {
+    for (index, ids) in (table.first..).zip(ids.chunks(limits::CHUNK_IDS as usize)) {
+        let mut chunk = Chunk::default();
+        chunk.ids[..ids.len()].copy_from_slice(ids);
+        chunks.set(index, chunk, 0).map_err(write("chunks"))?;
+    }
+    tables.insert(slot, table, 0).map_err(write("tables"))
 }
 
 /// `CLOCK_MONOTONIC`, that of the kernel programs.

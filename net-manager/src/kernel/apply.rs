@@ -51,14 +51,18 @@ fn write(maps: &mut PinnedMaps, held: &Tables, op: &MapOp) -> Result<(), MapsErr
         MapOp::SetPeer(peer, node) => maps.set_peer(&PeerKey::from(*peer), *node),
         MapOp::RemovePeer(peer) => maps.remove_peer(&PeerKey::from(*peer)),
         MapOp::SetName(slot, name) => {
-            if held.names.get(*slot) != Some(name) {
+            if held.names.get(*slot).is_some_and(|before| before != name) {
                 maps.reset_slot(*slot)?;
             }
             maps.set_name(*slot, name)
         }
-        MapOp::RemoveName(slot) => maps.remove_name(*slot),
+        // Counters are put back when their owner goes: what is new is then quickly there.
+        MapOp::RemoveName(slot) => {
+            maps.reset_slot(*slot)?;
+            maps.remove_name(*slot)
+        }
         MapOp::SetInstance(id, instance) => {
-            if is_present(instance) && !held.is_present(*id) {
+            if !is_present(instance) && held.is_present(*id) {
                 maps.reset_instance_traffic(*id)?;
             }
             maps.set_instance(*id, instance)
