@@ -2,12 +2,11 @@
 //! writes them.
 //!
 //! The net manager does not know of them and leaves them alone: it looks at what it changes. They
-//! have the highest numbers and addresses, it hands out the lowest.
+//! have the highest numbers, chunks and addresses, it hands out the lowest.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -17,10 +16,6 @@ use net_maps::{MapsError, Name, PinnedMaps};
 
 /// Most of them: half of the IPv4 addresses that services can have.
 pub(crate) const COUNT_MAX: u32 = 32_000;
-
-/// A lookup table is replaced only when no program uses the old one any more, which takes the
-/// kernel milliseconds; as many can wait at a time.
-const WRITERS: usize = 32;
 
 /// Those of one node.
 #[derive(Debug)]
@@ -67,23 +62,12 @@ impl Fillers {
         indices: std::ops::Range<u32>,
         write: fn(&mut PinnedMaps, &Filler) -> Result<(), MapsError>,
     ) -> Result<()> {
-        thread::scope(|scope| {
-            let writer = |first: usize| {
-                let indices = indices.clone().skip(first).step_by(WRITERS);
-                scope.spawn(move || -> Result<()> {
-                    let mut maps = self.open()?;
-                    for index in indices {
-                        let filler = Filler::new(index, &maps);
-                        write(&mut maps, &filler)?;
-                    }
-                    Ok(())
-                })
-            };
-            let writers: Vec<_> = (0..WRITERS).map(writer).collect();
-            writers
-                .into_iter()
-                .try_for_each(|writer| writer.join().expect("it reports errors and does not panic"))
-        })
+        let mut maps = self.open()?;
+        for index in indices {
+            let filler = Filler::new(index, &maps);
+            write(&mut maps, &filler)?;
+        }
+        Ok(())
     }
 
     /// Who measures with them must know that nobody removed them meanwhile.
@@ -111,6 +95,7 @@ struct Filler {
     addr: Addr,
     slot: u32,
     instance: u32,
+    chunk: u32,
 }
 
 impl Filler {
@@ -121,6 +106,7 @@ impl Filler {
             addr: address(index).into(),
             slot: maps.slot_capacity() - 1 - index,
             instance: maps.instance_capacity() - 1 - index,
+            chunk: maps.chunk_capacity() - 1 - index,
         }
     }
 }
@@ -142,11 +128,9 @@ fn add(maps: &mut PinnedMaps, filler: &Filler) -> Result<(), MapsError> {
     };
     let service =
         Service { policy: Policy::RoundRobin as u32, slot: filler.slot, ..Service::default() };
-    maps.reset_slot(filler.slot)?;
     maps.set_name(filler.slot, &filler.name)?;
-    maps.reset_instance_traffic(filler.instance)?;
     maps.set_instance(filler.instance, &instance)?;
-    maps.set_table(filler.slot, &[filler.instance])?;
+    maps.set_table_at(filler.slot, filler.chunk, &[filler.instance])?;
     maps.set_service(filler.addr, &service)
 }
 

@@ -163,6 +163,9 @@ impl Bench {
             tunnel_port: TUNNEL_PORT.to_be(),
             service_net_v4: u32::from_ne_bytes([10, 30, 0, 0]),
             service_mask_v4: u32::from_ne_bytes([255, 255, 0, 0]),
+            namespace_net_v4: u32::from_ne_bytes([10, 18, 0, 0]),
+            namespace_mask_v4: u32::from_ne_bytes([255, 255, 0, 0]),
+            instance_mtu: 1472,
             features: 1,
             ..Config::default()
         };
