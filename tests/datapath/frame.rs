@@ -229,3 +229,11 @@ pub fn with_ttl(mut frame: Vec<u8>, ttl: u8) -> Vec<u8> {
     frame[ETH_LEN + at] = ttl;
     if is_v4(&frame) { crate::packets::with_header_checksum(frame) } else { frame }
 }
+
+/// A reset as the programs send it: no window.
+pub fn reset(src: End, dst: End, numbers: (u32, u32), flags: u8) -> Vec<u8> {
+    let mut frame = segment(src, dst, numbers, flags, b"");
+    let (at, _) = transport(&frame);
+    frame[at + 14..at + 16].fill(0);
+    summed(frame)
+}

@@ -106,6 +106,7 @@ pub fn clear(datapath: &mut Datapath) {
     for map in ["chunks", "cursors", "instances", "nodes", "service_traffic", "instance_traffic"] {
         batch::fill(datapath.map(map), u32::MAX, 0);
     }
+    batch::fill(datapath.map("asked"), 1, 0);
     for map in ["scratch", "keys", "answer", "packet"] {
         batch::fill(datapath.map(map), 1, 0xa5);
     }
