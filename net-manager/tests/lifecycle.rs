@@ -188,6 +188,48 @@ fn a_net_manager_takes_over_what_the_one_before_left() {
     });
 }
 
+/// The program on every interface's ingress, by its number.
+async fn programs(host: &Host) -> Vec<(String, Vec<u32>)> {
+    let mut programs = Vec::new();
+    for link in host.netlink.links().await.unwrap() {
+        let (_, attached) = aya::programs::SchedClassifier::query_tcx(
+            &link.name,
+            aya::programs::TcAttachType::Ingress,
+        )
+        .unwrap();
+        if !attached.is_empty() {
+            programs.push((link.name, attached.iter().map(|program| program.id()).collect()));
+        }
+    }
+    programs.sort();
+    programs
+}
+
+#[test]
+fn an_upgrade_replaces_every_program_where_it_is() {
+    on_a_new_host(|host| async move {
+        let cluster = Cluster::start().await;
+        cluster.declare(WEB, WEB_RR, &[(0, WEB_0)]);
+        let manager = host.start().await;
+        manager.register().await;
+        let process = Process::start().await;
+        manager.deploy(WEB, 0, &process).await;
+        let before = programs(&host).await;
+        manager.kill().await;
+        assert_eq!(programs(&host).await, before);
+
+        let manager = host.start().await;
+        let after = programs(&host).await;
+        assert_eq!(after.len(), before.len(), "{before:?} {after:?}");
+        for ((interface, old), (same_interface, new)) in before.iter().zip(&after) {
+            assert_eq!(interface, same_interface);
+            assert_eq!((old.len(), new.len()), (1, 1), "one program on {interface}");
+            assert_ne!(old, new, "the old program is still on {interface}");
+        }
+        manager.stop().await;
+    });
+}
+
 #[test]
 fn what_was_half_done_is_finished_at_the_start() {
     on_a_new_host(|host| async move {
