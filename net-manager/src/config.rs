@@ -24,11 +24,6 @@ const MQTT_PORT: u16 = 10003;
 const SERVICE_NET: &str = "10.30.0.0/16";
 /// Beyond what the kernel gives to the node's own connections by default, 32768 to 60999.
 const MASQUERADE_PORTS: &str = "61000-65535";
-const TCP_IDLE_SECS: u64 = 3600;
-const FLOW_IDLE_SECS: u64 = 60;
-/// Long enough for what the network has still under way after a FIN. A segment that comes later
-/// is placed like a new flow's, and answered with a reset.
-const CLOSED_FLOW_IDLE: Duration = Duration::from_secs(10);
 
 /// Every setting, as flags, environment or file give it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
@@ -83,9 +78,27 @@ pub struct Settings {
     /// Seconds after which a silent TCP connection is forgotten [default: 3600]
     #[arg(long, env = "XYLEM_TCP_IDLE_SECS")]
     pub tcp_idle_secs: Option<u64>,
-    /// Seconds after which any other silent flow is forgotten [default: 60]
-    #[arg(long, env = "XYLEM_FLOW_IDLE_SECS")]
-    pub flow_idle_secs: Option<u64>,
+    /// … one that was never established [default: 20]
+    #[arg(long, env = "XYLEM_TCP_OPENING_IDLE_SECS")]
+    pub tcp_opening_idle_secs: Option<u64>,
+    /// … one that one side has ended [default: 120]
+    #[arg(long, env = "XYLEM_TCP_HALF_CLOSED_IDLE_SECS")]
+    pub tcp_half_closed_idle_secs: Option<u64>,
+    /// … one that both sides have ended [default: 10]
+    #[arg(long, env = "XYLEM_TCP_CLOSING_IDLE_SECS")]
+    pub tcp_closing_idle_secs: Option<u64>,
+    /// … one that was reset [default: 2]
+    #[arg(long, env = "XYLEM_TCP_RESET_IDLE_SECS")]
+    pub tcp_reset_idle_secs: Option<u64>,
+    /// Seconds after which silent datagrams of two sides are forgotten [default: 120]
+    #[arg(long, env = "XYLEM_UDP_IDLE_SECS")]
+    pub udp_idle_secs: Option<u64>,
+    /// … those of one side that the other never answered [default: 30]
+    #[arg(long, env = "XYLEM_UDP_OPENING_IDLE_SECS")]
+    pub udp_opening_idle_secs: Option<u64>,
+    /// Seconds after which silent pings are forgotten [default: 20]
+    #[arg(long, env = "XYLEM_ICMP_IDLE_SECS")]
+    pub icmp_idle_secs: Option<u64>,
     /// Whether the cluster is asked where an instance lives in whose name another node sends
     /// [default: true]
     #[arg(long, env = "XYLEM_CHECK_SOURCES")]
@@ -130,6 +143,10 @@ pub enum ConfigError {
         "masquerade_ports is {ports}, and the tunnel's port {tunnel_port} is among them: choose others"
     )]
     TunnelMasqueraded { ports: PortRange, tunnel_port: u16 },
+    #[error(
+        "{what} is {value}; it must be from 1 to {most}, or no flow would live, or some for ever"
+    )]
+    BadIdle { what: &'static str, value: u64, most: u64 },
     #[error("{what} is {value}; it must be at least {least}")]
     TooSmall { what: &'static str, value: u32, least: u32 },
 }
@@ -173,9 +190,7 @@ impl Settings {
     /// A size makes no sense.
     pub fn resolve(self, file: Self) -> Result<Config, ConfigError> {
         let default_net: Ipv4Net = SERVICE_NET.parse().expect("a constant that is a network");
-        let secs = |flag: Option<u64>, file: Option<u64>, default| {
-            Duration::from_secs(flag.or(file).unwrap_or(default))
-        };
+        let timeouts = self.timeouts(&file)?;
         let masquerades = self.masquerade.or(file.masquerade).unwrap_or(false);
         let default_ports = MASQUERADE_PORTS.parse().expect("a constant that is a range");
         let masquerade_ports =
@@ -200,11 +215,7 @@ impl Settings {
             check_sources: self.check_sources.or(file.check_sources).unwrap_or(true),
             next_hop_cache: self.next_hop_cache.or(file.next_hop_cache).unwrap_or(true),
             socket_path: self.socket_path.or(file.socket_path).unwrap_or_default(),
-            timeouts: Timeouts {
-                tcp: secs(self.tcp_idle_secs, file.tcp_idle_secs, TCP_IDLE_SECS),
-                closed: CLOSED_FLOW_IDLE,
-                other: secs(self.flow_idle_secs, file.flow_idle_secs, FLOW_IDLE_SECS),
-            },
+            timeouts,
         };
         let sizes = &config.map_sizes;
         for (what, value) in [
@@ -225,6 +236,37 @@ impl Settings {
             return Err(ConfigError::TunnelMasqueraded { ports, tunnel_port });
         }
         Ok(config)
+    }
+}
+
+/// A flow of longer silence is of no use to anybody, and the numbers stay those of a clock.
+const LONGEST_IDLE_SECS: u64 = 7 * 24 * 3600;
+
+impl Settings {
+    fn timeouts(&self, file: &Self) -> Result<Timeouts, ConfigError> {
+        let secs = |what, flag: Option<u64>, file: Option<u64>, default| {
+            let value = flag.or(file).unwrap_or(default);
+            if (1..=LONGEST_IDLE_SECS).contains(&value) {
+                Ok(Duration::from_secs(value))
+            } else {
+                Err(ConfigError::BadIdle { what, value, most: LONGEST_IDLE_SECS })
+            }
+        };
+        macro_rules! idle {
+            ($name:ident, $default:literal) => {
+                secs(stringify!($name), self.$name, file.$name, $default)?
+            };
+        }
+        Ok(Timeouts {
+            tcp: idle!(tcp_idle_secs, 3600),
+            tcp_opening: idle!(tcp_opening_idle_secs, 20),
+            tcp_half_closed: idle!(tcp_half_closed_idle_secs, 120),
+            tcp_closing: idle!(tcp_closing_idle_secs, 10),
+            tcp_reset: idle!(tcp_reset_idle_secs, 2),
+            udp: idle!(udp_idle_secs, 120),
+            udp_opening: idle!(udp_opening_idle_secs, 30),
+            icmp: idle!(icmp_idle_secs, 20),
+        })
     }
 }
 
@@ -256,6 +298,18 @@ mod tests {
         assert!(refused.contains("masquerade_ports") && refused.contains("62100"), "{refused}");
         let error = toml::from_str::<Settings>("masquerade_ports = \"9\"").unwrap_err().to_string();
         assert!(error.contains("FIRST-LAST"), "{error}");
+    }
+
+    #[test]
+    fn every_kind_of_flow_has_its_patience() {
+        let file = toml::from_str("udp_idle_secs = 60\ntcp_idle_secs = 7200").unwrap();
+        let flags = Settings { udp_idle_secs: Some(90), ..Settings::default() };
+        let timeouts = flags.resolve(file).unwrap().timeouts;
+        let secs = [timeouts.udp, timeouts.tcp, timeouts.tcp_closing].map(|t| t.as_secs());
+        assert_eq!(secs, [90, 7200, 10]);
+        let none = Settings { icmp_idle_secs: Some(0), ..Settings::default() };
+        let error = none.resolve(Settings::default()).unwrap_err().to_string();
+        assert!(error.contains("icmp_idle_secs is 0"), "{error}");
     }
 
     #[test]

@@ -3,17 +3,26 @@
 mod support;
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 
+use net_common::{
+    Addr, Flow, FlowKey,
+    flow::{OUTSIDE, flags, from_node},
+};
 use net_manager::{
-    core::ifname::DataPathId,
-    kernel::{inject::Injector, veth},
+    core::{expiry::Timeouts, ifname::DataPathId},
+    kernel::{
+        clock,
+        inject::Injector,
+        sweep::{Stop, SweepError, sweep},
+        veth,
+    },
 };
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
-use support::{cluster::Cluster, on_a_new_host, process::Process, wait_for};
+use support::{NODE_ADDRESS, cluster::Cluster, on_a_new_host, process::Process, wait_for};
 
 const WEB: &str = "shop.prod.web.prod";
 
@@ -61,7 +70,8 @@ fn ended_flows_are_removed_and_living_ones_stay() {
         let cluster = Cluster::start().await;
         cluster.declare(WEB, [10, 30, 0, 1], &[(0, [10, 30, 0, 2]), (1, [10, 30, 0, 3])]);
         let mut config = host.config();
-        config.timeouts.other = Duration::from_secs(2);
+        (config.timeouts.udp, config.timeouts.udp_opening) =
+            (Duration::from_secs(2), Duration::from_secs(2));
         let manager = host.start_with(config).await;
         manager.register().await;
         let (client, server) = (Process::start().await, Process::start().await);
@@ -102,6 +112,92 @@ fn ended_flows_are_removed_and_living_ones_stay() {
         })
         .await;
         manager.stop().await;
+    });
+}
+
+/// Flows to a host outside, both entries each, last seen then.
+fn fill(host: &support::Host, flows: u32, last_seen_ns: u64) {
+    let mut maps = host.maps();
+    let (client, node) = (Addr::from(Ipv4Addr::new(10, 18, 0, 66)), Addr::from(NODE_ADDRESS));
+    for n in 0..flows {
+        let remote = Addr::from(Ipv4Addr::from(0x0b00_0000 + n / 4));
+        let port = 1000 + (n % 4) as u16;
+        let key = |local, origin| FlowKey {
+            local,
+            remote,
+            local_port: port.to_be(),
+            remote_port: 443_u16.to_be(),
+            origin,
+            proto: 6,
+        };
+        let common = Flow { last_seen_ns, flags: flags::CONFIRMED, ..Flow::default() };
+        let (sport, dport) = (port.to_be(), 443_u16.to_be());
+        let there = Flow { src: node, dst: remote, sport, dport, node: OUTSIDE, ..common };
+        let back = Flow {
+            src: remote,
+            dst: client,
+            sport: dport,
+            dport: sport,
+            ifindex: 7,
+            flags: common.flags | flags::REPLY,
+            ..common
+        };
+        maps.set_flow(&key(client, 7), &there).unwrap();
+        maps.set_flow(&key(node, from_node(OUTSIDE)), &back).unwrap();
+    }
+}
+
+async fn sweep_a_crowd(host: support::Host, flows: u32) {
+    let mut config = host.config();
+    config.map_sizes.flows = flows * 2 + 4096;
+    host.start_with(config.clone()).await.stop().await;
+    let now = clock::now().as_nanos() as u64;
+    fill(&host, flows, now);
+    let entries = flows as usize * 2;
+
+    let memory = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = memory();
+    let swept = sweep(&host.bpffs(), &config.timeouts, &Stop::default()).unwrap();
+    let more = memory() - before;
+    eprintln!("{entries} that live: took {:?}, worked {:?}, {more} KB", swept.took, swept.worked);
+    assert_eq!((swept.entries, swept.removed), (entries, 0));
+    assert!(more < 16 * 1024, "{more} KB more at the highest");
+    assert!(swept.took > swept.worked * 2 || swept.worked < Duration::from_millis(100));
+
+    let timeouts = Timeouts { tcp: Duration::ZERO, ..config.timeouts };
+    let swept = sweep(&host.bpffs(), &timeouts, &Stop::default()).unwrap();
+    let more = memory() - before;
+    eprintln!("{entries} that ended: took {:?}, worked {:?}, {more} KB", swept.took, swept.worked);
+    assert_eq!(swept.removed, entries);
+    assert_eq!(host.maps().flows().unwrap().len(), 0);
+    assert!(more < 16 * 1024, "{more} KB more at the highest");
+}
+
+#[test]
+fn a_crowd_of_flows_is_looked_at_in_passing() {
+    on_a_new_host(|host| sweep_a_crowd(host, 20_000));
+}
+
+#[test]
+#[ignore = "takes 700 MB of kernel memory and half a minute; prints time and memory"]
+fn a_million_flows_are_looked_at_in_passing() {
+    on_a_new_host(|host| sweep_a_crowd(host, 1_000_000));
+}
+
+#[test]
+fn a_sweep_ends_when_it_is_told_to() {
+    on_a_new_host(|host| async move {
+        host.start().await.stop().await;
+        fill(&host, 100, 1);
+        let stop = Stop::default();
+        stop.stop();
+        let ended = sweep(&host.bpffs(), &host.config().timeouts, &stop).unwrap_err();
+        assert!(matches!(ended, SweepError::Stopped), "{ended}");
     });
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use hyper::StatusCode;
 use net_common::DropReason;
-use net_manager::core::port_range::PortRange;
+use net_manager::core::{expiry, port_range::PortRange};
 use nix::sys::{
     socket::{
         AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, recv, sendto,
@@ -173,6 +173,17 @@ fn dropped(host: &Host, reason: DropReason) -> u64 {
     drops.iter().find(|(known, _)| *known == reason).unwrap().1.packets
 }
 
+/// As the programs have written them: each half of a flow knows where the other is.
+fn assert_paired(host: &Host) {
+    let flows = host.maps().flows().unwrap();
+    assert!(!flows.is_empty());
+    for (key, flow) in &flows {
+        let partners = expiry::partners(key, flow, None);
+        let is_there = flows.iter().any(|(other, _)| partners.contains(&Some(*other)));
+        assert!(is_there, "{key:?} {flow:?}: {partners:?} not in {flows:?}");
+    }
+}
+
 fn assert_nothing_dropped(host: &Host) {
     let drops = host.maps().drops().unwrap();
     let drops: Vec<_> = drops.iter().filter(|(_, count)| count.packets != 0).collect();
@@ -213,6 +224,7 @@ fn clients_outside_reach_published_ports_and_are_seen_as_they_are() {
         };
         assert!(counted("entered-overlay") > 0 && counted("error-translated") >= 2, "{counters:?}");
         assert_nothing_dropped(&host);
+        assert_paired(&host);
         manager.stop().await;
     });
 }
@@ -326,6 +338,7 @@ fn instances_talk_to_the_outside_where_the_node_allows_it() {
             assert_eq!(closed, [ErrorKind::ConnectionRefused; 2], "{elsewhere}");
             client.run(move || ping(elsewhere)).await;
         }
+        assert_paired(&host);
         assert_nothing_dropped(&host);
 
         // The node's own connections are its own.

@@ -1,279 +1,209 @@
 //! Which flows have ended.
 //!
 //! A flow has two entries, one a direction, and ends as a whole: a stream that runs one way only
-//! keeps the entry of its answers, for they may still come.
+//! keeps the entry of its answers, for they may still come. An entry that was used a moment ago is
+//! judged alone; only for one that seems to have ended is its other half looked at. So a look at a
+//! million flows needs no memory of them.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::time::Duration;
 
 use net_common::{
-    Addr, Flow, FlowKey,
-    flow::flags::{CLOSING, REMOTE_CLIENT, REPLY},
+    Addr, Flow, FlowKey, Instance,
+    flow::{
+        OUTSIDE,
+        flags::{CLOSING, CONFIRMED, REPLY, RESET},
+        from_node,
+    },
 };
 
-use super::tables::Slot;
-
 const ICMP: u32 = 1;
-const ICMPV6: u32 = 58;
 const TCP: u32 = 6;
-/// [`FlowKey::origin`] of packets from the tunnel has this bit.
-const FROM_NODE: u32 = 0x8000_0000;
+const UDP: u32 = 17;
+const ICMPV6: u32 = 58;
 
-/// After how long without a packet a flow has ended.
+/// Type and code of the echo requests that open a flow, as they stand in [`FlowKey::remote_port`].
+const ECHO_REQUEST: u16 = u16::from_ne_bytes([8, 0]);
+const ECHO_REQUEST_V6: u16 = u16::from_ne_bytes([128, 0]);
+
+/// Above this part of the flow table, what has nearly ended goes at once.
+const CROWDED: f64 = 0.75;
+
+/// After how long without a packet, in either direction, a flow has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// An open TCP connection.
+    /// A TCP connection that both sides have confirmed.
     pub tcp: Duration,
-    /// A TCP connection after a FIN or RST.
-    pub closed: Duration,
-    /// Anything else: datagrams, pings.
-    pub other: Duration,
+    /// One that they have not.
+    pub tcp_opening: Duration,
+    /// One that one side has ended.
+    pub tcp_half_closed: Duration,
+    /// One that both sides have ended: long enough for what the network has still under way.
+    pub tcp_closing: Duration,
+    /// One that was reset.
+    pub tcp_reset: Duration,
+    /// Datagrams that both sides have exchanged.
+    pub udp: Duration,
+    /// Datagrams of one side only, or one of each.
+    pub udp_opening: Duration,
+    /// Pings.
+    pub icmp: Duration,
 }
 
-/// Both entries of one flow have the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct FlowId {
-    is_remote: bool,
-    /// Namespace IP of the local instance that opened the flow or, for a flow of a remote client,
-    /// that answers it.
-    local: Addr,
-    /// The address that it dialled, or the remote client.
-    remote: Addr,
-    local_port: u16,
-    remote_port: u16,
-    proto: u32,
-}
-
-impl FlowId {
-    fn of(key: &FlowKey, flow: &Flow) -> Self {
-        let is_remote = flow.flags & REMOTE_CLIENT != 0;
-        let is_reply = flow.flags & REPLY != 0;
-        let (local, remote) = match (is_remote, is_reply) {
-            // As the instance sends it.
-            (false, false) | (true, true) => (key.local, key.remote),
-            // Translated back to what the client dialled.
-            (false, true) => (flow.dst, flow.src),
-            (true, false) => (flow.dst, key.remote),
-        };
-        // Answers that a server of this node sends to a client of this node are keyed from the
-        // server's side.
-        let swapped = !is_remote && is_reply && key.origin & FROM_NODE == 0;
-        let (local_port, remote_port) = match key.proto {
-            // The identifier; type and code differ between question and answer.
-            ICMP | ICMPV6 => (key.local_port, 0),
-            _ if swapped => (key.remote_port, key.local_port),
-            _ => (key.local_port, key.remote_port),
-        };
-        Self { is_remote, local, remote, local_port, remote_port, proto: key.proto }
+impl Timeouts {
+    /// What counts while so much of the flow table is full, from 0 to 1: room for connections that
+    /// live is worth more than an answer to the last segment of those that do not.
+    pub fn under_pressure(self, fill: f64) -> Self {
+        if fill < CROWDED {
+            return self;
+        }
+        Self {
+            tcp_closing: self.tcp_closing.min(self.tcp_reset),
+            udp_opening: self.udp_opening.min(self.tcp_opening),
+            ..self
+        }
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+/// What is known of a flow from one of its entries or from both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Life {
     last_seen: Duration,
-    closing: bool,
+    is_confirmed: bool,
+    is_reset: bool,
+    /// How many of the entries that are known have seen an end, and how many are known.
+    closing: u32,
+    known: u32,
 }
 
-/// A look at the flow table: entries go in one by one, the judgement comes out.
-#[derive(Debug, Default)]
-pub struct Census {
-    lives: HashMap<FlowId, Life>,
-    entries: Vec<Entry>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    key: FlowKey,
-    id: FlowId,
-    service: Slot,
-    last_seen_ns: u64,
-    /// Its instance or node is gone: no packet follows it any more.
-    orphaned: bool,
-}
-
-/// An entry that can go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
-    pub key: FlowKey,
-    /// It is to stay if it was used since.
-    pub last_seen_ns: u64,
-}
-
-/// What a [`Census`] found.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
-    pub ended: Vec<Ended>,
-    /// Slots of the service IPs to which flows are alive.
-    pub in_use: BTreeSet<Slot>,
-}
-
-impl Census {
-    pub fn add(&mut self, key: FlowKey, flow: &Flow, orphaned: bool) {
-        let id = FlowId::of(&key, flow);
-        let life = self.lives.entry(id).or_default();
-        life.last_seen = life.last_seen.max(Duration::from_nanos(flow.last_seen_ns));
-        life.closing |= flow.flags & CLOSING != 0;
-        let Flow { service, last_seen_ns, .. } = *flow;
-        self.entries.push(Entry { key, id, service, last_seen_ns, orphaned });
-    }
-
-    pub fn judge(self, timeouts: &Timeouts, now: Duration) -> Verdict {
-        let mut verdict = Verdict::default();
-        for entry in self.entries {
-            let life = self.lives[&entry.id];
-            let timeout = match (entry.id.proto, life.closing) {
-                (TCP, false) => timeouts.tcp,
-                (TCP, true) => timeouts.closed,
-                _ => timeouts.other,
-            };
-            if entry.orphaned || now.saturating_sub(life.last_seen) >= timeout {
-                verdict.ended.push(Ended { key: entry.key, last_seen_ns: entry.last_seen_ns });
-            } else if entry.service != 0 {
-                verdict.in_use.insert(entry.service);
-            }
+impl Life {
+    fn of(flow: &Flow) -> Self {
+        Self {
+            last_seen: Duration::from_nanos(flow.last_seen_ns),
+            is_confirmed: flow.flags & CONFIRMED != 0,
+            is_reset: flow.flags & RESET != 0,
+            closing: u32::from(flow.flags & CLOSING != 0),
+            known: 1,
         }
-        verdict
     }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            last_seen: self.last_seen.max(other.last_seen),
+            is_confirmed: self.is_confirmed || other.is_confirmed,
+            is_reset: self.is_reset || other.is_reset,
+            closing: self.closing + other.closing,
+            known: self.known + other.known,
+        }
+    }
+
+    fn has_ended(&self, proto: u32, timeouts: &Timeouts, now: Duration) -> bool {
+        let timeout = match proto {
+            TCP if self.is_reset => timeouts.tcp_reset,
+            TCP if self.closing == self.known => timeouts.tcp_closing,
+            TCP if self.closing != 0 => timeouts.tcp_half_closed,
+            TCP if self.is_confirmed => timeouts.tcp,
+            TCP => timeouts.tcp_opening,
+            UDP if self.is_confirmed => timeouts.udp,
+            ICMP | ICMPV6 => timeouts.icmp,
+            _ => timeouts.udp_opening,
+        };
+        now.saturating_sub(self.last_seen) >= timeout
+    }
+}
+
+/// What is to become of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Lives,
+    /// It goes, and so does its other half, if that is there.
+    Ended {
+        partner: Option<FlowKey>,
+    },
+}
+
+/// Judges one entry. `instance` is what the map `instances` has under the flow's instance, and
+/// `look_up` reads the flow table.
+///
+/// # Errors
+/// That of `look_up`.
+pub fn judge<E>(
+    (key, flow): (&FlowKey, &Flow),
+    instance: Option<&Instance>,
+    timeouts: &Timeouts,
+    now: Duration,
+    mut look_up: impl FnMut(&FlowKey) -> Result<Option<Flow>, E>,
+) -> Result<Verdict, E> {
+    let own = Life::of(flow);
+    if !own.has_ended(key.proto, timeouts, now) {
+        return Ok(Verdict::Lives);
+    }
+    for partner in partners(key, flow, instance).into_iter().flatten() {
+        if let Some(other) = look_up(&partner)? {
+            let both = own.and(Life::of(&other));
+            return Ok(if both.has_ended(key.proto, timeouts, now) {
+                Verdict::Ended { partner: Some(partner) }
+            } else {
+                Verdict::Lives
+            });
+        }
+    }
+    Ok(Verdict::Ended { partner: None })
+}
+
+/// Where the other half of an entry can be; at most one of the keys is in the table.
+pub fn partners(key: &FlowKey, flow: &Flow, instance: Option<&Instance>) -> [Option<FlowKey>; 2] {
+    let is_echo = matches!(key.proto, ICMP | ICMPV6);
+    let is_question = flow.flags & REPLY == 0;
+    if flow.node == 0 {
+        // Delivered to an instance of this node: the other half is what that instance sends.
+        if is_question {
+            return [Some(flow.answers_key(key, flow.dst)), None];
+        }
+        let request = if key.proto == ICMP { ECHO_REQUEST } else { ECHO_REQUEST_V6 };
+        let asked = FlowKey {
+            local: flow.dst,
+            remote: flow.src,
+            local_port: if is_echo { flow.sport } else { flow.dport },
+            remote_port: if is_echo { request } else { flow.sport },
+            origin: flow.ifindex,
+            proto: key.proto,
+        };
+        return [Some(asked), None];
+    }
+    if is_question {
+        // To a node or to the outside: the answers come from there.
+        let answering = match (flow.node, instance) {
+            (OUTSIDE, _) => flow.dst,
+            (_, Some(instance)) => instance.instance_ip(&flow.dst),
+            (_, None) => flow.dst,
+        };
+        return [Some(flow.answers_key(key, answering)), None];
+    }
+    // An instance of this node answers a client elsewhere, who may have asked either address.
+    let asked = |local: Addr| FlowKey {
+        local,
+        remote: flow.dst,
+        local_port: flow.sport,
+        remote_port: match key.proto {
+            ICMP => ECHO_REQUEST,
+            ICMPV6 => ECHO_REQUEST_V6,
+            _ => flow.dport,
+        },
+        origin: from_node(flow.node),
+        proto: key.proto,
+    };
+    [Some(asked(flow.src)), Some(asked(key.local))]
+}
+
+/// Whether this entry stands for its flow where flows are counted: each has one such entry.
+pub fn counts(flow: &Flow) -> bool {
+    flow.flags & REPLY == 0
+}
+
+/// Whether the flow is still in progress: nobody has said that it ends.
+pub fn is_in_progress(flow: &Flow) -> bool {
+    flow.flags & (CLOSING | RESET) == 0
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use net_common::flow::from_node;
-
-    use super::*;
-
-    const TIMEOUTS: Timeouts = Timeouts {
-        tcp: Duration::from_secs(3600),
-        closed: Duration::from_secs(10),
-        other: Duration::from_secs(60),
-    };
-    const UDP: u32 = 17;
-
-    fn addr(a: u8, d: u8) -> Addr {
-        Ipv4Addr::new(10, a, 0, d).into()
-    }
-
-    /// A flow of the local client 10.18.0.2 (10.30.0.2) to the service 10.30.0.9, on slot 5,
-    /// answered by 10.18.0.3 here or 10.30.0.7 on node 4; both entries, last seen then.
-    fn client_flow(proto: u32, here: bool, seen: (u64, u64)) -> [(FlowKey, Flow); 2] {
-        let is_ping = proto == ICMP || proto == ICMPV6;
-        let ports = |local, remote| if is_ping { (7, remote) } else { (local, remote) };
-        let question_ports = ports(1000, 80);
-        let question = FlowKey {
-            local: addr(18, 2),
-            remote: addr(30, 9),
-            local_port: question_ports.0,
-            remote_port: question_ports.1,
-            origin: 11,
-            proto,
-        };
-        let (local, remote, answer_ports, origin) = if here {
-            (addr(18, 3), addr(30, 2), ports(80, 1000), 12)
-        } else {
-            (addr(30, 2), addr(30, 7), ports(1000, 80), from_node(4))
-        };
-        let answer = FlowKey {
-            local,
-            remote,
-            local_port: answer_ports.0,
-            remote_port: answer_ports.1,
-            origin,
-            proto,
-        };
-        let there = Flow {
-            src: addr(30, 2),
-            dst: addr(18, 3),
-            service: 5,
-            last_seen_ns: seen.0 * 1_000_000_000,
-            ..Flow::default()
-        };
-        let back = Flow {
-            src: addr(30, 9),
-            dst: addr(18, 2),
-            service: 5,
-            flags: REPLY,
-            last_seen_ns: seen.1 * 1_000_000_000,
-            ..Flow::default()
-        };
-        [(question, there), (answer, back)]
-    }
-
-    /// A flow of the remote client 10.30.0.7 on node 4 to the local 10.18.0.3 (10.30.0.3).
-    fn server_flow(seen: (u64, u64)) -> [(FlowKey, Flow); 2] {
-        let key = |local, origin| FlowKey {
-            local,
-            remote: addr(30, 7),
-            local_port: 80,
-            remote_port: 1000,
-            origin,
-            proto: UDP,
-        };
-        let there = Flow {
-            src: addr(30, 7),
-            dst: addr(18, 3),
-            flags: REMOTE_CLIENT,
-            last_seen_ns: seen.0 * 1_000_000_000,
-            ..Flow::default()
-        };
-        let back = Flow {
-            src: addr(30, 3),
-            dst: addr(30, 7),
-            flags: REMOTE_CLIENT | REPLY,
-            last_seen_ns: seen.1 * 1_000_000_000,
-            ..Flow::default()
-        };
-        [(key(addr(18, 3), from_node(4)), there), (key(addr(18, 3), 12), back)]
-    }
-
-    fn judge(flows: &[(FlowKey, Flow)], now: u64) -> Verdict {
-        let mut census = Census::default();
-        for (key, flow) in flows {
-            census.add(*key, flow, false);
-        }
-        census.judge(&TIMEOUTS, Duration::from_secs(now))
-    }
-
-    #[test]
-    fn a_flow_lives_as_long_as_one_of_its_directions_does() {
-        for flows in [
-            client_flow(UDP, true, (1000, 100)),
-            client_flow(UDP, false, (100, 1000)),
-            client_flow(ICMP, true, (1000, 100)),
-            client_flow(ICMP, false, (1000, 100)),
-            client_flow(ICMPV6, true, (100, 1000)),
-            server_flow((100, 1000)),
-            server_flow((1000, 100)),
-        ] {
-            assert_eq!(judge(&flows, 1059).ended, [], "{flows:?}");
-            assert_eq!(judge(&flows, 1060).ended.len(), 2, "{flows:?}");
-        }
-    }
-
-    #[test]
-    fn an_open_connection_outlives_a_closed_one() {
-        let open = client_flow(TCP, false, (1000, 1000));
-        assert_eq!(judge(&open, 1000 + 3599).in_use, [5].into());
-        assert_eq!(judge(&open, 1000 + 3600).ended.len(), 2);
-        let mut closed = open;
-        closed[1].1.flags |= CLOSING;
-        assert_eq!(judge(&closed, 1009).ended, []);
-        assert_eq!(judge(&closed, 1010).ended.len(), 2);
-        assert!(judge(&closed, 1010).in_use.is_empty());
-    }
-
-    #[test]
-    fn an_orphan_goes_at_once_and_others_stay() {
-        let flows = client_flow(UDP, false, (1000, 1000));
-        let mut census = Census::default();
-        census.add(flows[0].0, &flows[0].1, true);
-        census.add(flows[1].0, &flows[1].1, false);
-        let verdict = census.judge(&TIMEOUTS, Duration::from_secs(1001));
-        let gone = Ended { key: flows[0].0, last_seen_ns: flows[0].1.last_seen_ns };
-        assert_eq!(verdict.ended, [gone]);
-        assert_eq!(verdict.in_use, [5].into());
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ pub mod start;
 pub mod state;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     time::Duration,
 };
@@ -49,7 +49,7 @@ use crate::{
         expiry::Timeouts,
         ipam::Lease,
         plan::plan,
-        tables::{InstanceId, Slot, Tables},
+        tables::{InstanceId, Tables},
         translation::LocalInstance,
         worker::{Effect, Worker},
     },
@@ -75,10 +75,9 @@ const CLUSTER_QUEUE: usize = 1024;
 const TICK: Duration = Duration::from_secs(1);
 /// How often lookup tables that depend on what is measured are looked at.
 const BALANCE: Duration = Duration::from_millis(500);
-/// How often ended flows are looked for, unless that takes long: then it takes at most one part
-/// in [`SWEEP_SHARE`] of a CPU.
+/// How often ended flows are looked for, and how often once the table is half full.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
-const SWEEP_SHARE: u32 = 100;
+const SWEEP_CROWD_EVERY: Duration = Duration::from_secs(1);
 
 /// The daemon's task.
 #[derive(Debug)]
@@ -122,10 +121,13 @@ enum Reply {
 struct Sweeper {
     bpffs_root: PathBuf,
     timeouts: Timeouts,
+    /// Entries that the flow table has room for.
+    capacity: u32,
     next: Instant,
     running: Option<JoinHandle<Result<Swept, SweepError>>>,
-    /// Slots to which flows were alive at the last look.
-    in_use: BTreeSet<Slot>,
+    stop: sweep::Stop,
+    /// What was seen at the last look.
+    last: Swept,
 }
 
 /// Where the daemon's inputs come from.
@@ -231,6 +233,17 @@ impl Daemon {
             flows.insert(id, alive.saturating_add(since));
         }
         self.worker.on_measured(flows, clock::now());
+    }
+
+    /// Flows have been counted: those given since then come on top.
+    fn recount(&mut self) {
+        let flows = &self.sweeper.last.flows_by_instance;
+        self.counted.retain(|id, (alive, until)| {
+            let Ok(traffic) = self.maps.instance_traffic(*id) else { return false };
+            let counted = flows.get(id).copied().unwrap_or(0);
+            (*alive, *until) = (u32::try_from(counted).unwrap_or(u32::MAX), traffic.new_flows);
+            true
+        });
     }
 
     fn on_command(&mut self, command: Command, inputs: &mut Inputs) {
@@ -346,7 +359,7 @@ impl Daemon {
     fn last_use(&self, name: Name, now: Duration) -> Result<Duration, net_maps::MapsError> {
         let mut last = Duration::ZERO;
         for slot in self.worker.translation().slots(name) {
-            if self.sweeper.in_use.contains(&slot) {
+            if self.sweeper.last.in_use.contains(&slot) {
                 return Ok(now);
             }
             let traffic = self.maps.service_traffic(slot)?;
@@ -359,8 +372,9 @@ impl Daemon {
         match swept {
             Ok(swept) => {
                 debug!(entries = swept.entries, removed = swept.removed, "looked at the flows");
-                self.sweeper.next = Instant::now() + SWEEP_EVERY.max(swept.took * SWEEP_SHARE);
-                self.sweeper.in_use = swept.in_use;
+                self.sweeper.next = Instant::now() + swept.took.max(self.sweeper.interval(&swept));
+                self.sweeper.last = swept;
+                self.recount();
             }
             Err(error) => {
                 warn!(error = %Chain(&error), "cannot look for ended flows");
@@ -514,10 +528,20 @@ impl Daemon {
 impl Sweeper {
     fn start_if_due(&mut self) {
         if self.running.is_none() && Instant::now() >= self.next {
-            let (bpffs_root, timeouts) = (self.bpffs_root.clone(), self.timeouts);
-            let look = move || sweep::sweep(&bpffs_root, &timeouts);
+            let timeouts = self.timeouts.under_pressure(self.fill(&self.last));
+            let (bpffs_root, stop) = (self.bpffs_root.clone(), self.stop.clone());
+            let look = move || sweep::sweep(&bpffs_root, &timeouts, &stop);
             self.running = Some(tokio::task::spawn_blocking(look));
         }
+    }
+
+    /// How full the flow table was, from 0 to 1.
+    fn fill(&self, swept: &Swept) -> f64 {
+        swept.entries.saturating_sub(swept.removed) as f64 / f64::from(self.capacity.max(1))
+    }
+
+    fn interval(&self, swept: &Swept) -> Duration {
+        if self.fill(swept) < 0.5 { SWEEP_EVERY } else { SWEEP_CROWD_EVERY }
     }
 
     /// The outcome of the look that is under way; never, without one.
@@ -526,6 +550,13 @@ impl Sweeper {
         let outcome = running.await;
         self.running = None;
         outcome.unwrap_or_else(|ended| Err(SweepError::Thread(ended)))
+    }
+}
+
+impl Drop for Sweeper {
+    /// The process waits for a look that is under way.
+    fn drop(&mut self) {
+        self.stop.stop();
     }
 }
 

@@ -41,6 +41,7 @@ use crate::{
         inject::Injector,
         netlink::NetlinkError,
         socket,
+        sweep::{Stop, Swept},
     },
 };
 
@@ -135,9 +136,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let sweeper = Sweeper {
         bpffs_root: config.bpffs_root.clone(),
         timeouts: config.timeouts,
+        capacity: config.map_sizes.flows,
         next: Instant::now(),
         running: None,
-        in_use: std::collections::BTreeSet::new(),
+        stop: Stop::default(),
+        last: Swept::default(),
     };
     let (watchers, network, senders) =
         network::watch(&me, node.uplink_index(), config.next_hop_cache);

@@ -133,9 +133,8 @@ impl DataPath {
 
         let state: &mut SockOps = program(ebpf, "socket_state")?;
         // A link of a cgroup is one of several in any case, and takes no flag that says so.
-        let id = state
-            .attach(&cgroup, CgroupAttachMode::Single)
-            .map_err(refused("socket_state"))?;
+        let id =
+            state.attach(&cgroup, CgroupAttachMode::Single).map_err(refused("socket_state"))?;
         let link = state.take_link(id).map_err(refused("socket_state"))?;
         let link: FdLink = link.try_into().map_err(pin_error(&link_path))?;
         // The programs of an earlier net manager and of this one may both enter a socket.

@@ -147,7 +147,8 @@ impl Host {
     /// The host side of the only instance.
     pub async fn instance_interface(&self) -> String {
         let names = self.interfaces().await;
-        let mut ours = names.iter().filter(|n| n.starts_with("xy") && !["xyp", "xyh"].contains(&&n[..3]));
+        let mut ours =
+            names.iter().filter(|n| n.starts_with("xy") && !["xyp", "xyh"].contains(&&n[..3]));
         let name = ours.next().expect("there is one").clone();
         assert_eq!(ours.next(), None, "there is only one");
         name
