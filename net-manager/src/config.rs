@@ -12,7 +12,7 @@ use net_common::limits;
 use serde::Deserialize;
 
 use crate::{
-    core::{expiry::Timeouts, port_range::PortRange},
+    core::{expiry::Timeouts, port_range::PortRange, xdp::UplinkXdp},
     kernel::bpf::MapSizes,
 };
 
@@ -72,12 +72,16 @@ pub struct Settings {
     /// Nodes that can be known at a time [default: 4096]
     #[arg(long, env = "XYLEM_MAX_NODES")]
     pub max_nodes: Option<u32>,
-    /// Entries of the flow table, two for each flow [default: 131072]
+    /// Entries of the flow table, two for each established flow [default: 262144]
     #[arg(long, env = "XYLEM_MAX_FLOWS")]
     pub max_flows: Option<u32>,
     /// Seconds after which a silent TCP connection is forgotten [default: 3600]
     #[arg(long, env = "XYLEM_TCP_IDLE_SECS")]
     pub tcp_idle_secs: Option<u64>,
+    /// Where the quick part of the work on packets from other nodes is done: in the driver of the
+    /// uplink's network card if it can, or further up [default: auto]
+    #[arg(long, env = "XYLEM_UPLINK_XDP", value_enum)]
+    pub uplink_xdp: Option<UplinkXdp>,
     /// … one that was never established [default: 20]
     #[arg(long, env = "XYLEM_TCP_OPENING_IDLE_SECS")]
     pub tcp_opening_idle_secs: Option<u64>,
@@ -167,6 +171,7 @@ pub struct Config {
     pub service_net: Ipv4Net,
     pub map_sizes: MapSizes,
     pub timeouts: Timeouts,
+    pub uplink_xdp: UplinkXdp,
     pub socket_path: SocketPath,
     pub check_sources: bool,
     pub next_hop_cache: bool,
@@ -212,6 +217,7 @@ impl Settings {
                 nodes: self.max_nodes.or(file.max_nodes).unwrap_or(limits::NODES),
                 flows: self.max_flows.or(file.max_flows).unwrap_or(limits::FLOWS),
             },
+            uplink_xdp: self.uplink_xdp.or(file.uplink_xdp).unwrap_or_default(),
             check_sources: self.check_sources.or(file.check_sources).unwrap_or(true),
             next_hop_cache: self.next_hop_cache.or(file.next_hop_cache).unwrap_or(true),
             socket_path: self.socket_path.or(file.socket_path).unwrap_or_default(),

@@ -18,3 +18,4 @@ pub mod questions;
 pub mod tables;
 pub mod translation;
 pub mod worker;
+pub mod xdp;

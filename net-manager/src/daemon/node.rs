@@ -12,8 +12,15 @@ use xylem_types::mqtt::TunnelEndpoint;
 
 use super::{ports::Ports, start::DaemonError};
 use crate::{
+    chain::Chain,
     config::Config,
-    core::{ifname::DataPathId, port_range::PortRange, translation::LocalInstance, worker::Worker},
+    core::{
+        ifname::DataPathId,
+        port_range::PortRange,
+        translation::LocalInstance,
+        worker::Worker,
+        xdp::{self, Choice, UplinkXdp},
+    },
     kernel::{
         self,
         bpf::{DataPath, Program},
@@ -28,6 +35,7 @@ use crate::{
 const PARKED_LINK: &str = "parked";
 /// An interface's name may contain dots, which the BPF file system refuses; its index does not.
 const UPLINK_LINK: &str = "uplink_";
+const XDP_LINK: &str = "xdp_";
 
 /// fdff::/16: all service IPs and instance IPs, of every policy.
 const SERVICE_NET_V6: [u8; 4] = [0xfd, 0xff, 0, 0];
@@ -56,6 +64,7 @@ pub(super) struct Node {
     /// For published ports and what leaves the overlay.
     address_v6: Option<Ipv6Addr>,
     tunnel_port: u16,
+    uplink_xdp: UplinkXdp,
     service_net: Ipv4Net,
     masquerade: Option<PortRange>,
 }
@@ -102,6 +111,7 @@ impl Node {
             address,
             address_v6,
             tunnel_port: config.tunnel_port,
+            uplink_xdp: config.uplink_xdp,
             masquerade: config.masquerade,
             service_net: config.service_net,
         })
@@ -175,6 +185,7 @@ impl Node {
         data_path.attach(Program::FromUplink, &self.uplink.name, &uplink_link)?;
         data_path.attach(Program::FromParked, &self.injection.1.name, PARKED_LINK)?;
         let mut wanted = HashSet::from([uplink_link, PARKED_LINK.to_owned()]);
+        wanted.extend(self.attach_xdp(data_path)?);
 
         let local: Vec<LocalInstance> = worker.translation().local().collect();
         for local in local {
@@ -211,6 +222,40 @@ fn check_own_ports(ports: PortRange) -> Result<(), DaemonError> {
     match ports.clash(&own.local, &own.reserved) {
         Some(clash) => Err(DaemonError::PortsClash { ports, local: own.local, clash }),
         None => Ok(()),
+    }
+}
+
+impl Node {
+    /// The name of the uplink's XDP link, if it gets one.
+    fn attach_xdp(&self, data_path: &mut DataPath) -> Result<Option<String>, DaemonError> {
+        let (ifname, index) = (&self.uplink.name, self.uplink.index);
+        let choice = xdp::choose(self.uplink_xdp, self.uplink.kind.as_deref());
+        let (mode, must) = match choice {
+            Choice::Must(mode) => (mode, true),
+            Choice::Try(mode) => (mode, false),
+            Choice::Not(why) => {
+                info!(net.ifname = ifname, %why, "no XDP on the uplink");
+                return Ok(None);
+            }
+        };
+        let link = format!("{XDP_LINK}{}_{index}", mode.name());
+        // An interface has one mode at a time.
+        for other in data_path.links()? {
+            if other.starts_with(XDP_LINK) && other != link {
+                data_path.detach(&other)?;
+            }
+        }
+        match data_path.attach_xdp(mode, ifname, &link) {
+            Ok(()) => {
+                info!(net.ifname = ifname, mode = mode.name(), "XDP on the uplink");
+                Ok(Some(link))
+            }
+            Err(error) if must => Err(error.into()),
+            Err(error) => {
+                info!(net.ifname = ifname, error = %Chain(&error), "no XDP on the uplink");
+                Ok(None)
+            }
+        }
     }
 }
 

@@ -15,9 +15,10 @@ use aya::{
     maps::MapInfo,
     pin::PinError,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, LinkError, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
+        xdp::XdpLink,
     },
     sys::SyscallError,
 };
@@ -26,6 +27,7 @@ use net_maps::{LINKS_DIR, MAPS, layout_dir, other_layouts};
 use nix::errno::Errno;
 
 use super::bpffs::{self, BpffsError};
+use crate::core::xdp::Mode;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xylem.o"));
 
@@ -48,6 +50,8 @@ impl Program {
         }
     }
 }
+
+const UPLINK_XDP: &str = "uplink_xdp";
 
 /// Why the data path cannot be loaded or attached.
 #[derive(Debug, thiserror::Error)]
@@ -216,6 +220,54 @@ impl DataPath {
         Ok(())
     }
 
+    /// As [`Self::attach`], of the uplink's XDP program, which is loaded for this alone.
+    ///
+    /// # Errors
+    /// There is no such interface, or its driver has no XDP of this mode, or another program is
+    /// attached to it.
+    pub fn attach_xdp(&mut self, mode: Mode, ifname: &str, link: &str) -> Result<(), BpfError> {
+        let path = self.links.join(link);
+        let failed = |source| BpfError::Attach {
+            program: UPLINK_XDP,
+            ifname: ifname.to_owned(),
+            source: Box::new(source),
+        };
+        let missing = BpfError::NoProgram { program: UPLINK_XDP };
+        let Some(found) = self.ebpf.program_mut(UPLINK_XDP) else { return Err(missing) };
+        let xdp: &mut Xdp = found.try_into().map_err(|_: ProgramError| missing)?;
+        if xdp.fd().is_err() {
+            xdp.load().map_err(|source| BpfError::Rejected {
+                program: UPLINK_XDP,
+                source: Box::new(source),
+            })?;
+        }
+        if let Some(pinned) = pinned_link(&path)? {
+            let pinned = XdpLink::try_from(pinned).map_err(|source| link_error(&path, source))?;
+            match xdp.attach_to_link(pinned) {
+                Ok(id) => {
+                    xdp.take_link(id).map_err(failed)?;
+                    return Ok(());
+                }
+                Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+                    if io_error.raw_os_error() == Some(Errno::ENOLINK as i32) =>
+                {
+                    unpin(&path)?;
+                }
+                Err(source) => return Err(failed(source)),
+            }
+        }
+        let mode = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Generic => XdpMode::Skb,
+        };
+        let id = xdp.attach(ifname, mode).map_err(failed)?;
+        // What aya attaches in another way than by a link ends here, when it is dropped.
+        let link = xdp.take_link(id).map_err(failed)?;
+        let link: FdLink = link.try_into().map_err(|source| link_error(&path, source))?;
+        link.pin(&path).map_err(|source| link_error::<PinError>(&path, source))?;
+        Ok(())
+    }
+
     /// Detaches whatever is pinned under `link`; nothing, if there is none.
     ///
     /// # Errors
@@ -287,11 +339,13 @@ fn verify(dir: &Path, sizes: &MapSizes) -> Result<(), BpfError> {
 }
 
 fn pinned(path: &Path) -> Result<Option<SchedClassifierLink>, BpfError> {
+    let link = pinned_link(path)?.map(SchedClassifierLink::try_from);
+    link.transpose().map_err(|source| link_error(path, source))
+}
+
+fn pinned_link(path: &Path) -> Result<Option<FdLink>, BpfError> {
     match PinnedLink::from_pin(path) {
-        Ok(pinned) => {
-            let link = FdLink::from(pinned).try_into();
-            Ok(Some(link.map_err(|source: LinkError| link_error(path, source))?))
-        }
+        Ok(pinned) => Ok(Some(FdLink::from(pinned))),
         Err(LinkError::SyscallError(SyscallError { io_error, .. }))
             if io_error.kind() == io::ErrorKind::NotFound =>
         {

@@ -73,6 +73,8 @@ pub struct Link {
     /// Of a veth, the index of its other end.
     pub peer: Option<u32>,
     pub is_veth: bool,
+    /// Of a virtual interface, its kind as the kernel names it.
+    pub kind: Option<String>,
     /// Whether it takes packets; `up` alone does not say so.
     pub is_operational: bool,
 }
@@ -88,6 +90,7 @@ impl From<&LinkMessage> for Link {
             alias: None,
             peer: None,
             is_veth: false,
+            kind: None,
             is_operational: false,
         };
         for attribute in &message.attributes {
@@ -102,8 +105,12 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::OperState(state) => link.is_operational = *state == State::Up,
                 LinkAttribute::Link(peer) => link.peer = Some(*peer),
                 LinkAttribute::LinkInfo(infos) => {
-                    link.is_veth =
-                        infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                    let kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind),
+                        _ => None,
+                    });
+                    link.is_veth = kind == Some(&InfoKind::Veth);
+                    link.kind = kind.map(ToString::to_string);
                 }
                 _ => {}
             }
