@@ -40,6 +40,7 @@ use aya_ebpf::{
 use net_common::{
     Addr, Config, DropReason, Endpoint, EventKind, Flow, FlowKey, NodeKind, Packet, PeerKey,
     Policy, ProgramCounter, StepKind,
+    explain::DRY_RUN_MARK,
     flow::{OUTSIDE, from_node},
     packet::{
         ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ICMP, ICMP_LEN, IPV4_LEN, Ipv4Header, Ipv6Header,
@@ -99,13 +100,13 @@ fn try_from_instance(ctx: &TcContext) -> Result<Verdict, DropReason> {
         ETH_P_IP => true,
         ETH_P_IPV6 => false,
         // The gateway's MAC is a permanent neighbour entry, but an instance may ask all the same.
-        ETH_P_ARP => return pass(ctx),
+        ETH_P_ARP => return pass_or_explain(ctx),
         _ => return Err(DropReason::UnsupportedFamily),
     };
     packet::pull_headers(ctx);
     if !is_v4 && is_link_multicast(&Skb(ctx)) {
         // What every IPv6 stack says on its link by itself (RFC 3810), and nobody here listens to.
-        return pass(ctx);
+        return pass_or_explain(ctx);
     }
     // SAFETY: a field of the context that the kernel passed.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
@@ -173,10 +174,9 @@ fn known_flow(packet: &Packet, key: &FlowKey) -> Result<Option<*mut Flow>, DropR
         Found::Flow(flow) if !flow::is_over(flow, packet) => return Ok(Some(flow)),
         Found::Nothing if packet.is_error() => return Err(DropReason::UnrelatedError),
         Found::Nothing => {}
-        _ if packet.dry_run != 0 => {}
-        Found::Flow(_) => flow::forget(key),
+        Found::Flow(_) => forget(packet, key),
         Found::Gone => {
-            flow::forget(key);
+            forget(packet, key);
             // The peer that this connection was with has nobody to answer for it. A datagram may
             // be answered as well by another instance.
             if packet.is_error() || (packet.is_tcp() && !packet.is_opening()) {
@@ -186,6 +186,13 @@ fn known_flow(packet: &Packet, key: &FlowKey) -> Result<Option<*mut Flow>, DropR
     }
     explain::note(packet, StepKind::NoFlow, 0, &Addr::UNSPECIFIED);
     Ok(None)
+}
+
+#[inline(always)]
+fn forget(packet: &Packet, key: &FlowKey) {
+    if packet.dry_run == 0 {
+        flow::forget(key);
+    }
 }
 
 /// Follows the flow that was found or, without one, that was just placed at `key`.
@@ -495,6 +502,17 @@ fn is_service_address(addr: &Addr) -> bool {
 fn pass(ctx: &TcContext) -> Result<Verdict, DropReason> {
     count(ProgramCounter::Passed, ctx.len());
     Ok(Verdict::Pass)
+}
+
+/// As [`pass`], of a packet that may be looked at only: those of instances.
+#[inline(always)]
+fn pass_or_explain(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    // SAFETY: a field of the context that the kernel passed.
+    if unsafe { (*ctx.skb.skb).mark } == DRY_RUN_MARK {
+        explain::write(StepKind::Passed as u32, 0, &Addr::UNSPECIFIED);
+        return Ok(Verdict::Explained);
+    }
+    pass(ctx)
 }
 
 #[inline(always)]
