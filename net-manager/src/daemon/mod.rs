@@ -237,13 +237,14 @@ impl Daemon {
 
     /// Flows have been counted: those given since then come on top.
     fn recount(&mut self) {
-        let flows = &self.sweeper.last.flows_by_instance;
-        self.counted.retain(|id, (alive, until)| {
-            let Ok(traffic) = self.maps.instance_traffic(*id) else { return false };
-            let counted = flows.get(id).copied().unwrap_or(0);
-            (*alive, *until) = (u32::try_from(counted).unwrap_or(u32::MAX), traffic.new_flows);
-            true
-        });
+        self.counted.clear();
+        for id in self.worker.translation().weighed_by_flows() {
+            if let Ok(traffic) = self.maps.instance_traffic(id) {
+                let counted = self.sweeper.last.flows_by_instance.get(&id).copied().unwrap_or(0);
+                let alive = u32::try_from(counted).unwrap_or(u32::MAX);
+                self.counted.insert(id, (alive, traffic.new_flows));
+            }
+        }
     }
 
     fn on_command(&mut self, command: Command, inputs: &mut Inputs) {
