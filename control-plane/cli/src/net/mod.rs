@@ -1,6 +1,7 @@
 //! `xylem net …`: the data path of this machine, read from its pinned maps. It works with every
 //! daemon dead, since the maps outlive them.
 
+mod doctor;
 mod drops;
 mod endpoints;
 mod events;
@@ -43,6 +44,7 @@ use crate::{
   xylem net flows --src 10.18.0.64/26 --output json
   xylem net explain web.0 10.30.0.7:80
   xylem net events --follow --kind dropped
+  xylem net doctor
   xylem net drops --bpffs /sys/fs/bpf/worker-2
 
 These read the kernel's maps and need root; no daemon needs to run.")]
@@ -81,6 +83,9 @@ enum NetCommand {
     Events(events::EventsArgs),
     /// What the data path would do with a packet, step by step, without doing it
     Explain(explain::ExplainArgs),
+    /// What the kernel and the data path are like, what was chosen, and why; fails if something is
+    /// missing
+    Doctor,
 }
 
 #[derive(Args, Debug)]
@@ -127,8 +132,12 @@ struct DropsArgs {
 pub(crate) fn run(args: NetArgs, format: Format, out: &mut impl Write) -> anyhow::Result<()> {
     let paint = Paint::for_stdout();
     let bpffs = args.bpffs;
+    if let NetCommand::Doctor = args.command {
+        return doctor::run(&bpffs, format, paint, out);
+    }
     let maps = PinnedMaps::open(&bpffs)?;
     match args.command {
+        NetCommand::Doctor => {}
         NetCommand::Services => {
             let mut snapshot = Snapshot::read(&maps)?;
             snapshot.read_tables(&maps)?;

@@ -1,0 +1,209 @@
+//! What the doctor says of some machines.
+
+use std::net::Ipv4Addr;
+
+use net_common::Config;
+use net_maps::{MapUsage, PinnedProgram};
+use net_probe::Kernel;
+
+use super::*;
+
+fn kernel() -> Kernel {
+    Kernel {
+        release: "6.18.0".into(),
+        btf: Support::Yes,
+        tcx: Support::Yes,
+        redirect_peer: Support::Yes,
+        redirect_neigh: Support::Yes,
+        ring_buffer: Support::Yes,
+        l4_checksum_ipv6: Support::Yes,
+        batch_lookup: Support::Yes,
+        netns_cookie: Support::Yes,
+        sock_hash: Support::Yes,
+        sock_ops: Support::Yes,
+        sk_msg: Support::Yes,
+        xdp: Support::Yes,
+        bridge: Support::Yes,
+        vxlan: Support::Yes,
+    }
+}
+
+fn program(link: &str, name: &str) -> PinnedProgram {
+    PinnedProgram { link: link.into(), is_xdp: false, name: name.into(), tag: 7 }
+}
+
+/// A machine on which all is well.
+fn healthy() -> Facts {
+    let uplink = Link {
+        index: 3,
+        name: "eth0".into(),
+        mtu: 1_500,
+        is_up: true,
+        kind: None,
+        driver: Some("ice".into()),
+        xdp: Some(XdpMode::Native),
+    };
+    let pinned = Pinned {
+        config: Config {
+            node_addr: Ipv4Addr::new(192, 0, 2, 1).into(),
+            uplink_ifindex: 3,
+            tunnel_port: 50_103_u16.to_be(),
+            instance_mtu: 1_472,
+            ..Config::default()
+        },
+        uplink: Ok(uplink),
+        usage: vec![MapUsage { name: "flows", entries: 10, capacity: 100 }],
+        instances: vec![Ok("xy1".into())],
+        others: Vec::new(),
+    };
+    let xdp = PinnedProgram { is_xdp: true, ..program("xdp3", "uplink_xdp") };
+    Facts {
+        kernel: kernel(),
+        may_bpf: true,
+        may_net_admin: true,
+        is_bpffs: true,
+        root: "/sys/fs/bpf/xylem".into(),
+        cgroup2: Some("/sys/fs/cgroup".into()),
+        memlock: None,
+        data_path: DataPath::Here(Box::new(pinned)),
+        is_managed: Some(true),
+        programs: vec![program("uplink3", "from_uplink"), program("xy1", "from_instance"), xdp],
+    }
+}
+
+fn pinned(facts: &mut Facts) -> &mut Pinned {
+    match &mut facts.data_path {
+        DataPath::Here(pinned) => pinned,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Those that are not well, with the status; each says what to do.
+fn bad(facts: &Facts) -> Vec<(&'static str, Status)> {
+    all(facts)
+        .into_iter()
+        .filter(|check| matches!(check.status, Status::Warning | Status::Missing))
+        .map(|check| {
+            assert!(check.todo.is_some(), "{check:?} does not say what to do");
+            (check.feature, check.status)
+        })
+        .collect()
+}
+
+fn found(facts: &Facts, feature: &str) -> Check {
+    all(facts).into_iter().find(|check| check.feature == feature).unwrap()
+}
+
+#[test]
+fn nothing_is_to_be_done_about_a_healthy_machine() {
+    assert_eq!(bad(&healthy()), []);
+}
+
+#[test]
+fn what_the_kernel_lacks_is_missing_or_only_slower() {
+    let lacking = |change: fn(&mut Kernel)| {
+        let mut facts = healthy();
+        change(&mut facts.kernel);
+        bad(&facts)
+    };
+    assert_eq!(lacking(|k| k.tcx = Support::No), [("TCX links", Status::Missing)]);
+    assert_eq!(
+        lacking(|k| k.redirect_peer = Support::No),
+        [("bpf_redirect_peer", Status::Missing)]
+    );
+    assert_eq!(
+        lacking(|k| k.l4_checksum_ipv6 = Support::No),
+        [("L4 checksum of IPv6", Status::Warning)]
+    );
+    assert_eq!(lacking(|k| k.vxlan = Support::No), [("veth headroom", Status::Warning)]);
+    assert_eq!(lacking(|k| k.bridge = Support::No), [("veth headroom", Status::Warning)]);
+    // An option that is not there is nothing to worry about.
+    assert_eq!(lacking(|k| k.sk_msg = Support::No), []);
+}
+
+#[test]
+fn without_privileges_that_is_what_is_said() {
+    let facts = Facts { may_bpf: false, ..healthy() };
+    assert_eq!(bad(&facts), [("CAP_BPF", Status::Missing)]);
+}
+
+#[test]
+fn a_machine_before_its_first_start_has_warnings_only() {
+    let facts = Facts {
+        is_bpffs: false,
+        data_path: DataPath::Absent,
+        is_managed: None,
+        programs: Vec::new(),
+        ..healthy()
+    };
+    let warned = ["bpffs", "layout", "net manager"].map(|feature| (feature, Status::Warning));
+    assert_eq!(bad(&facts), warned);
+}
+
+#[test]
+fn another_layout_cannot_be_read() {
+    let facts = Facts { data_path: DataPath::OtherLayout(1), ..healthy() };
+    assert_eq!(bad(&facts), [("layout", Status::Missing)]);
+}
+
+#[test]
+fn a_dead_net_manager_is_no_reason_to_fail() {
+    let facts = Facts { is_managed: Some(false), ..healthy() };
+    assert_eq!(bad(&facts), [("net manager", Status::Warning)]);
+}
+
+#[test]
+fn an_interface_without_its_program_is_missing_one() {
+    let mut facts = healthy();
+    facts.programs.retain(|program| program.name != "from_uplink");
+    assert_eq!(bad(&facts), [("uplink", Status::Missing)]);
+
+    let mut facts = healthy();
+    pinned(&mut facts).instances.push(Ok("xy2".into()));
+    assert_eq!(bad(&facts), [("instances", Status::Missing)]);
+    assert!(found(&facts, "instances").why.contains("xy2"));
+
+    pinned(&mut facts).instances[1] = Err(99);
+    assert_eq!(bad(&facts), [("instances", Status::Warning)]);
+}
+
+#[test]
+fn xdp_is_off_on_a_veth_and_says_why() {
+    let mut facts = healthy();
+    facts.programs.retain(|program| !program.is_xdp);
+    let Ok(uplink) = &mut pinned(&mut facts).uplink else { panic!("it is there") };
+    (uplink.kind, uplink.driver, uplink.xdp) = (Some("veth".into()), Some("veth".into()), None);
+    let xdp = found(&facts, "XDP on the uplink");
+    assert_eq!((xdp.status, xdp.chosen.as_str()), (Status::Off, "off"));
+    assert!(xdp.why.contains("veth") && xdp.why.contains("GSO"), "{xdp:?}");
+    assert_eq!(bad(&facts), []);
+
+    let healthy = healthy();
+    assert_eq!(found(&healthy, "XDP on the uplink").chosen, "native");
+}
+
+#[test]
+fn a_smaller_uplink_and_full_maps_are_warned_of() {
+    let mut facts = healthy();
+    let here = pinned(&mut facts);
+    here.usage[0].entries = 80;
+    here.usage.push(MapUsage { name: "opening", entries: 100, capacity: 100 });
+    here.uplink.as_mut().unwrap().mtu = 1_499;
+    let warned = ["MTU", "map pressure"].map(|feature| (feature, Status::Warning));
+    assert_eq!(bad(&facts), warned);
+    assert_eq!(found(&facts, "map pressure").found, "flows 80 of 100");
+}
+
+#[test]
+fn an_unconfigured_data_path_sends_nothing() {
+    let mut facts = healthy();
+    let here = pinned(&mut facts);
+    here.config = Config::default();
+    here.uplink = Err("no interface with the index 0".into());
+    let bad: Vec<_> = all(&facts)
+        .into_iter()
+        .filter(|check| check.status == Status::Missing)
+        .map(|check| check.feature)
+        .collect();
+    assert_eq!(bad, ["configuration", "uplink"]);
+}
