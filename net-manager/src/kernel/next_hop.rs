@@ -12,12 +12,12 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt};
 use netlink_packet_route::{
-    AddressFamily,
+    AddressFamily, RouteNetlinkMessage,
     link::LinkAttribute,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
-use rtnetlink::{Error, Handle, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{Error, Handle, MulticastGroup, RouteMessageBuilder, packet_core::NetlinkPayload};
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval, sleep},
@@ -72,8 +72,9 @@ pub async fn run(
                 }
             }
             change = changes.next() => {
-                if change.is_none() {
-                    return Ok(());
+                let Some((change, _)) = change else { return Ok(()) };
+                if !concerns(&change.payload, uplink) {
+                    continue;
                 }
                 // A burst is one change; what comes meanwhile is seen as well.
                 sleep(SETTLE).await;
@@ -95,6 +96,20 @@ pub async fn run(
             }
         };
         told.send_replace(NextHops { frames, until: clock::now() + VALID });
+    }
+}
+
+/// Whether a change of the kernel's tables can change a way that leaves by the uplink.
+fn concerns(change: &NetlinkPayload<RouteNetlinkMessage>, uplink: u32) -> bool {
+    let NetlinkPayload::InnerMessage(message) = change else { return false };
+    match message {
+        RouteNetlinkMessage::NewNeighbour(neighbour)
+        | RouteNetlinkMessage::DelNeighbour(neighbour) => neighbour.header.ifindex == uplink,
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+            link.header.index == uplink
+        }
+        RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => true,
+        _ => false,
     }
 }
 

@@ -111,9 +111,32 @@ impl Prober {
         mut assignments: watch::Receiver<Assignment>,
         mut replies: mpsc::Receiver<ProbeReply>,
     ) {
-        let mut retry = Box::pin(sleep_until(Instant::now()));
-        let mut said = false;
+        let mut retry: Option<Instant> = None;
+        let mut is_said = false;
+        let mut is_new = true;
         loop {
+            if std::mem::take(&mut is_new) {
+                let assignment = assignments.borrow_and_update().clone();
+                retry = None;
+                match self.open(assignment.me) {
+                    Ok(()) => is_said = false,
+                    Err(error) => {
+                        if !std::mem::replace(&mut is_said, true) {
+                            warn!(
+                                %error,
+                                "nodes are not probed: the port of the tunnel must be free on the \
+                                 node's address; stop who has it, or set --tunnel-port or \
+                                 --node-address"
+                            );
+                        }
+                        retry = Some(Instant::now() + RETRY);
+                    }
+                }
+                // Without probes every node counts as up.
+                let is_able = self.socket.is_some();
+                self.aim(if is_able { assignment.targets } else { Targets::new() });
+            }
+            self.poll();
             tokio::select! {
                 // Answers first: what waits while this task was late must not be missed.
                 biased;
@@ -122,37 +145,15 @@ impl Prober {
                     if changed.is_err() {
                         return;
                     }
+                    is_new = true;
                 }
-                () = &mut retry, if self.socket.is_none() => {}
+                () = at(retry) => is_new = true,
                 () = until(self.probes.next_deadline()) => {}
             }
             for _ in 0..BATCH {
                 let Ok(reply) = replies.try_recv() else { break };
                 self.on_reply(&reply);
             }
-            if self.socket.is_none() || assignments.has_changed().unwrap_or(true) || !said {
-                let assignment = assignments.borrow_and_update().clone();
-                match self.open(assignment.me) {
-                    Ok(()) => {
-                        said = true;
-                        self.aim(&assignment.targets);
-                    }
-                    Err(error) => {
-                        if !said {
-                            warn!(
-                                %error,
-                                "nodes are not probed: the port of the tunnel must be free on the \
-                                 node's address; stop who has it, or set --tunnel-port or \
-                                 --node-address"
-                            );
-                        }
-                        said = true;
-                        self.aim(&Targets::new());
-                        retry.as_mut().reset(Instant::now() + RETRY);
-                    }
-                }
-            }
-            self.poll();
         }
     }
 
@@ -176,7 +177,7 @@ impl Prober {
     }
 
     /// Probes these nodes and no others.
-    fn aim(&mut self, targets: &Targets) {
+    fn aim(&mut self, targets: Targets) {
         let now = clock::now();
         let gone = |(id, old): &(&NodeId, &Target)| {
             targets.get(*id).is_none_or(|target| target.addr != old.addr)
@@ -187,12 +188,12 @@ impl Prober {
             self.targets.remove(&id);
         }
         for (id, target) in targets {
-            self.targets.insert(*id, *target);
-            let change = self.probes.set_peer(*id, target.must_answer, now);
+            self.targets.insert(id, target);
+            let change = self.probes.set_peer(id, target.must_answer, now);
             self.on_change(change);
             // Whoever asks may have forgotten what it was told.
-            self.reporter.forget(*id);
-            self.report(*id);
+            self.reporter.forget(id);
+            self.report(id);
         }
     }
 
@@ -262,6 +263,14 @@ fn leave_checksums_out(socket: &std::net::UdpSocket) -> io::Result<()> {
         )
     };
     Ok(Errno::result(set).map(drop)?)
+}
+
+/// Until then; never, without a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Until this time of the kernel's clock; never, without one.

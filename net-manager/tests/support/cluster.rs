@@ -1,7 +1,7 @@
 //! A stand-in for the cluster, at the wire: a real broker, and somebody who answers.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::Ipv4Addr,
     sync::{Arc, Mutex},
     thread,
@@ -11,8 +11,9 @@ use std::{
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
 use serde::Serialize;
 use xylem_types::mqtt::{
-    InstanceEntry, InterestRemove, IpType, NetDeployed, ServiceAddress, SubnetGrant, TableAnswer,
-    TableQuery, UpdateKind, UpdatesAvailable, topic,
+    InstanceEntry, InterestRemove, IpType, NetDeployed, Peer, PeerKind, Peers, PeersRequest,
+    ServiceAddress, SubnetGrant, TableAnswer, TableQuery, TunnelEndpoint, UpdateKind,
+    UpdatesAvailable, topic,
 };
 
 pub const WORKER: &str = "worker-1";
@@ -23,6 +24,10 @@ pub const SUBNET: Ipv4Addr = Ipv4Addr::new(10, 18, 0, 64);
 #[derive(Clone, Debug, Default)]
 pub struct Service {
     pub rr: Option<Ipv4Addr>,
+    /// Service IPs of other policies.
+    pub others: BTreeMap<IpType, Ipv4Addr>,
+    /// Numbers of instances that will be stopped soon.
+    pub draining: BTreeSet<u32>,
     /// Instance IPs, by number.
     pub instance_ips: BTreeMap<u32, Ipv4Addr>,
     pub deployed: BTreeMap<u32, NetDeployed>,
@@ -34,6 +39,8 @@ pub struct State {
     pub queries: Vec<TableQuery>,
     pub undeployed: Vec<NetDeployed>,
     pub removed: Vec<String>,
+    /// Senders that nobody had announced.
+    pub strangers: Vec<TunnelEndpoint>,
     /// Answers are held back for so long.
     pub delay: Duration,
     /// Nothing is answered at all.
@@ -87,9 +94,34 @@ impl Cluster {
         let service = Service {
             rr: Some(rr.into()),
             instance_ips: instances.iter().map(|(number, ip)| (*number, (*ip).into())).collect(),
-            deployed: BTreeMap::new(),
+            ..Service::default()
         };
         self.state.lock().unwrap().services.insert(name.into(), service);
+    }
+
+    /// Gives a service an address of another policy.
+    pub fn set_address(&self, name: &str, ip_type: IpType, address: [u8; 4]) {
+        let mut state = self.state.lock().unwrap();
+        state.services.get_mut(name).unwrap().others.insert(ip_type, address.into());
+    }
+
+    /// An instance will be stopped soon.
+    pub fn drain(&self, name: &str, number: u32) {
+        let mut state = self.state.lock().unwrap();
+        state.services.get_mut(name).unwrap().draining.insert(number);
+    }
+
+    /// Announces these nodes, all of them Xylem's, at the default port.
+    pub async fn announce_peers(&self, addresses: &[Ipv4Addr]) {
+        let peer = |address: &Ipv4Addr| Peer {
+            worker_id: address.to_string(),
+            endpoint: TunnelEndpoint { host_ip: (*address).into(), host_port: 50103 },
+            subnet: None,
+            subnet_v6: None,
+            kind: PeerKind::Xylem,
+        };
+        let peers = Peers { peers: addresses.iter().map(peer).collect() };
+        self.publish(topic::peers(WORKER), &peers).await;
     }
 
     /// Gives a service another round-robin address, or none, without telling anybody.
@@ -165,6 +197,9 @@ impl Cluster {
                 service.deployed.remove(&report.instance_number);
             }
             state.undeployed.push(report);
+        } else if from == topic::peers_request(WORKER) {
+            let request: PeersRequest = serde_json::from_slice(payload).unwrap();
+            self.state.lock().unwrap().strangers.push(request.sender);
         } else if from == topic::interest_remove(WORKER) {
             let interest: InterestRemove = serde_json::from_slice(payload).unwrap();
             self.state.lock().unwrap().removed.push(interest.appname);
@@ -182,7 +217,12 @@ impl State {
         let key = if query.sip.is_empty() { &query.sname } else { &query.sip };
         let is_meant = |(name, service): &(&String, &Service)| {
             let has = |ip: &Ipv4Addr| ip.to_string() == *key;
-            *name == key || service.rr.iter().any(has) || service.instance_ips.values().any(has)
+            let mut addresses = service
+                .rr
+                .iter()
+                .chain(service.others.values())
+                .chain(service.instance_ips.values());
+            *name == key || addresses.any(has)
         };
         let Some((name, service)) = self.services.iter().find(is_meant) else {
             return TableAnswer { query_key: key.clone(), ..TableAnswer::default() };
@@ -202,13 +242,15 @@ impl State {
                     service.instance_ips.get(&report.instance_number).copied(),
                 ),
             ],
+            draining: service.draining.contains(&report.instance_number),
             ..InstanceEntry::default()
         });
+        let others = service.others.iter().map(|(ip_type, ip)| address(*ip_type, Some(*ip)));
         TableAnswer {
             app_name: name.clone(),
             query_key: key.clone(),
             instance_list: instance_list.collect(),
-            service_ip: vec![rr.clone()],
+            service_ip: std::iter::once(rr.clone()).chain(others).collect(),
         }
     }
 }

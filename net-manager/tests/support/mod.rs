@@ -7,6 +7,7 @@
 
 pub mod cluster;
 pub mod http;
+pub mod peer;
 pub mod process;
 pub mod proxy;
 
