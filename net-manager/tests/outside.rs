@@ -12,8 +12,8 @@ use std::{
 };
 
 use hyper::StatusCode;
-use net_common::DropReason;
-use net_manager::core::{expiry, port_range::PortRange};
+use net_common::{DropReason, ProgramCounter};
+use net_manager::core::{expiry, port_range::PortRange, xdp::UplinkXdp};
 use nix::sys::{
     socket::{
         AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, recv, sendto,
@@ -225,6 +225,80 @@ fn clients_outside_reach_published_ports_and_are_seen_as_they_are() {
         assert!(counted("entered-overlay") > 0 && counted("error-translated") >= 2, "{counters:?}");
         assert_nothing_dropped(&host);
         assert_paired(&host);
+        manager.stop().await;
+    });
+}
+
+/// Datagrams leave without a checksum (RFC 768), which a veth would leave unfinished.
+fn leave_out_checksums(socket: &UdpSocket) -> std::io::Result<()> {
+    use nix::libc;
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open, and the option is read from `on`, which is as long as told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[test]
+fn xdp_translates_for_published_ports_where_it_is_wanted() {
+    const DATAGRAMS: u64 = 10;
+    on_a_new_host(|host| async move {
+        let cluster = Cluster::start().await;
+        cluster.declare(WEB, [10, 30, 0, 1], &[(0, [10, 30, 0, 2])]);
+        let client = outside().await;
+        let mut config = host.config();
+        config.uplink_xdp = UplinkXdp::Generic;
+        let manager = host.start_with(config.clone()).await;
+        manager.register().await;
+        assert!(
+            host.links().iter().any(|link| link.starts_with("xdp_generic")),
+            "{:?}",
+            host.links()
+        );
+        let server = Process::start().await;
+        manager.deploy_with_ports(WEB, 0, &server, "5353:53/udp").await;
+
+        let echo = server.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap()).await;
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            for _ in 0..DATAGRAMS {
+                let (len, peer) = echo.recv_from(&mut buffer).unwrap();
+                echo.send_to(&buffer[..len], peer).unwrap();
+            }
+        });
+        let dial = || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            leave_out_checksums(&socket)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.connect((NODE_ADDRESS, 5353))?;
+            for number in 0..DATAGRAMS {
+                socket.send(&number.to_be_bytes())?;
+                let mut buffer = [0; 64];
+                let len = socket.recv(&mut buffer)?;
+                assert_eq!(buffer[..len], number.to_be_bytes());
+            }
+            std::io::Result::Ok(())
+        };
+        client.run(dial).await.unwrap();
+        // What XDP translates and `from_uplink` does not deliver would be left to the kernel.
+        let counters = host.maps().program_counters().unwrap();
+        let count = |counter| counters.iter().find(|(own, _)| *own == counter).unwrap().1.packets;
+        assert_eq!(count(ProgramCounter::EnteredOverlay), DATAGRAMS);
+        assert_eq!(count(ProgramCounter::Delivered), DATAGRAMS);
+        assert_eq!(count(ProgramCounter::LeftOverlay), DATAGRAMS);
+        assert_nothing_dropped(&host);
+        manager.stop().await;
+
+        config.uplink_xdp = UplinkXdp::Auto;
+        let manager = host.start_with(config).await;
+        assert!(!host.links().iter().any(|link| link.starts_with("xdp")), "a veth gets none");
         manager.stop().await;
     });
 }
