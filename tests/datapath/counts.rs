@@ -9,6 +9,8 @@ use crate::{batch, harness::Datapath};
 /// Service IPs and instances that a test can have.
 const MOST: u32 = 64;
 
+type Counts = fn(u32, Direction) -> Count;
+
 /// One counter.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Count {
@@ -66,8 +68,8 @@ impl Counters {
         all.extend(reasons.zip(counters("drops", DropReason::COUNT)));
         let programs = ProgramCounter::ALL.into_iter().map(Count::Did);
         all.extend(programs.zip(counters("program_counters", ProgramCounter::COUNT)));
-        let maps: [(_, fn(u32, Direction) -> Count); 2] =
-            [("service_traffic", Count::Service), ("instance_traffic", Count::Instance)];
+        let of_services: Counts = Count::Service;
+        let maps = [("service_traffic", of_services), ("instance_traffic", Count::Instance)];
         for (map, count) in maps {
             let traffic = batch::per_cpu_values::<Traffic>(datapath.map(map), MOST);
             for (index, cpus) in traffic.iter().enumerate() {

@@ -10,7 +10,9 @@ use net_common::{
 use crate::{
     counts::{Count, Direction},
     frame::{encapsulated, is_v4},
-    harness::{Context, DROP, Datapath, PASS, PEER_IP, REDIRECT, UPLINK},
+    harness::{
+        Context, DROP, Datapath, PASS, PEER_IP, REDIRECT, UPLINK, XDP_DROP, XDP_PASS, XDP_TX,
+    },
     opinion::{self, Opinion},
     packets::tunnelled,
     world,
@@ -31,6 +33,7 @@ pub enum Step {
 }
 
 /// A packet and what is to become of it.
+#[derive(Clone)]
 pub struct Sent {
     pub program: &'static str,
     pub packet: Vec<u8>,
@@ -267,9 +270,35 @@ pub const TRANSLATED: Count = Count::Did(ProgramCounter::ErrorTranslated);
 /// Runs rows of the table, each in a town of its own, and tells of all that are not as they say.
 #[track_caller]
 pub fn check(fixtures: Vec<Fixture>) {
+    run(&fixtures, |sent, datapath| sent.failure(datapath));
+}
+
+/// The same where the uplink has the XDP program in front: it does nothing that `from_uplink` would
+/// not, and leaves the rest to it.
+#[track_caller]
+pub fn check_early(fixtures: Vec<Fixture>) {
+    run(&fixtures, |sent, datapath| match sent.program {
+        "from_uplink" => match sent.early_failure(datapath) {
+            Early::Left => sent.failure(datapath),
+            Early::Done => None,
+            Early::Wrong(failure) => Some(failure),
+        },
+        _ => sent.failure(datapath),
+    });
+}
+
+/// What the XDP program has made of a packet.
+enum Early {
+    Left,
+    Done,
+    Wrong(String),
+}
+
+#[track_caller]
+fn run(fixtures: &[Fixture], failure: impl Fn(&Sent, &mut Datapath) -> Option<String>) {
     let mut failures = String::new();
     let mut datapath = Datapath::load();
-    for fixture in &fixtures {
+    for fixture in fixtures {
         datapath.renew();
         world::town(&mut datapath);
         for (index, step) in fixture.steps.iter().enumerate() {
@@ -278,7 +307,7 @@ pub fn check(fixtures: Vec<Fixture>) {
                     change(&mut datapath);
                     continue;
                 }
-                Step::Packet(sent) => sent.failure(&mut datapath),
+                Step::Packet(sent) => failure(sent, &mut datapath),
             };
             if let Some(failure) = failed {
                 let _ = writeln!(failures, "\n{}, step {}:\n{failure}", fixture.about, index + 1);
@@ -336,6 +365,41 @@ impl Sent {
             let _ = writeln!(failure, "  {misled}");
         }
         (!failure.is_empty()).then_some(failure)
+    }
+
+    /// Runs the packet through the XDP program first.
+    fn early_failure(&self, datapath: &mut Datapath) -> Early {
+        let (verdict, mut output) = datapath.run_xdp(&self.packet);
+        // In front of what is translated is a note for `from_uplink`.
+        if output.len() > self.packet.len() {
+            output.drain(..output.len() - self.packet.len());
+        }
+        let changes = datapath.changes();
+        let is_left = output == self.packet && changes.is_empty();
+        let mut failure = String::new();
+        match verdict {
+            XDP_PASS if is_left => return Early::Left,
+            // Translated: `from_uplink` delivers it as it is.
+            XDP_PASS => {
+                let delivered = Count::Did(ProgramCounter::Delivered);
+                let mut by_from_uplink = self.counts.clone();
+                by_from_uplink.retain(|count| *count != delivered);
+                let early = Self { counts: by_from_uplink, ..self.clone() };
+                early.check_counts(&changes, &output, &mut failure);
+            }
+            _ => self.check_counts(&changes, &output, &mut failure),
+        }
+        let expected = match (verdict, self.verdict) {
+            (XDP_DROP, DROP) => &self.packet,
+            (XDP_TX | XDP_PASS, REDIRECT) => self.output.as_ref().unwrap_or(&self.packet),
+            _ => return Early::Wrong(format!("  XDP verdict {verdict}")),
+        };
+        if output != *expected {
+            let (is, wanted) = (hex(&output, expected), hex(expected, &output));
+            let _ = writeln!(failure, "  XDP output {is}\n  expected   {wanted}");
+        }
+        self.check_told(datapath, &mut failure);
+        if failure.is_empty() { Early::Done } else { Early::Wrong(failure) }
     }
 
     fn check_counts(

@@ -29,6 +29,11 @@ pub const PASS: i32 = -1;
 pub const DROP: i32 = 2;
 pub const REDIRECT: i32 = 7;
 
+/// Kernel's `XDP_*`.
+pub const XDP_DROP: u32 = 1;
+pub const XDP_PASS: u32 = 2;
+pub const XDP_TX: u32 = 3;
+
 /// The uplink: the namespace's loopback interface, to which `BPF_PROG_TEST_RUN` gives packets.
 pub const UPLINK: u32 = 1;
 
@@ -63,6 +68,9 @@ impl Context {
         bytes
     }
 }
+
+/// Of the flow table.
+pub type Entries = Vec<(FlowKey, Flow)>;
 
 pub struct Datapath {
     bpf: Ebpf,
@@ -372,7 +380,7 @@ impl Datapath {
     }
 
     /// Entries of established and of opening flows.
-    pub fn flow_entries(&mut self) -> (Vec<(FlowKey, Flow)>, Vec<(FlowKey, Flow)>) {
+    pub fn flow_entries(&mut self) -> (Entries, Entries) {
         (self.entries("flows"), self.entries("opening"))
     }
 
