@@ -10,6 +10,7 @@ mod first_packet;
 mod ipv6;
 mod path;
 mod scene;
+mod socket;
 mod traffic;
 
 use std::{process::ExitCode, sync::Arc};
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
 
 /// The trials, each with its part of the platform; the last one drops it.
 fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
-    let list: [(&str, Check); 22] = [
+    let list: [(&str, Check); 30] = [
         ("tcp_stream_same_node", |scene| traffic::tcp_stream(scene, scene.near.rr_ip)),
         ("tcp_stream_across_nodes", |scene| traffic::tcp_stream(scene, scene.far.rr_ip)),
         ("tcp_requests", traffic::tcp_requests),
@@ -60,6 +61,14 @@ fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
         ("connection_survives_a_cut", faults::cut),
         ("cut_of_one_direction_leaves_the_other", faults::cut_one_direction),
         ("a_gigabyte_crosses_the_kernel_alone", path::gigabyte),
+        ("sockets_are_not_joined_unless_asked_for", socket::off_by_default),
+        ("joined_sockets_carry_streams_unharmed", socket::streams),
+        ("joined_sockets_are_read_to_the_end", socket::late_reader),
+        ("joined_sockets_of_short_connections", socket::short_connections),
+        ("joined_sockets_hold_a_bounded_number_of_bytes", socket::slow_reader),
+        ("joined_sockets_end_with_their_process", socket::killed),
+        ("joined_sockets_need_no_net_manager", socket::without_net_manager),
+        ("sockets_with_anothers_address_are_not_joined", socket::anothers_address),
         ("net_managers_may_die", daemons::net_managers_may_die),
     ];
     list.into_iter()

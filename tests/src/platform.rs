@@ -199,9 +199,18 @@ impl Platform {
     /// # Errors
     /// If it does not start.
     pub fn restart_net_manager(&mut self, worker: usize) -> Result<()> {
+        self.restart_net_manager_with(worker, &[])
+    }
+
+    /// As [`Self::restart_net_manager`], with more flags.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn restart_net_manager_with(&mut self, worker: usize, flags: &[&str]) -> Result<()> {
         let (host, paths) = (&self.topology.workers[worker], &self.workers[worker].paths);
         let name = self.workers[worker].net_manager.name().to_owned();
-        let command = daemon::net_manager(host.address, paths);
+        let mut command = daemon::net_manager(host.address, paths);
+        command.args(flags);
         self.workers[worker].net_manager = self.start_on(host, &name, command)?;
         Ok(())
     }
