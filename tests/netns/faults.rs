@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
@@ -48,7 +48,7 @@ pub fn bad_line(scene: &Scene) -> Result<()> {
     };
     with_line(scene, |relay| {
         relay.set(faults);
-        let received = transfer(scene, 4 << 20)?;
+        let received = transfer(&scene.client, scene.far.rr_ip, 4 << 20)?;
         ensure!(received.unharmed, "{received:?}");
         for direction in Direction::BOTH {
             let Counts { lost, duplicated, reordered, .. } = relay.counts(direction);
@@ -63,8 +63,8 @@ pub fn corrupted_stream(scene: &Scene) -> Result<()> {
     with_line(scene, |relay| {
         let before = scene.far.inside.snmp("Tcp", "InCsumErrors")?;
         let faults = Faults { corruption: 0.02, ..Faults::default() };
-        relay.set_one(Direction::Forth, faults);
-        let received = transfer(scene, 4 << 20)?;
+        relay.set(faults);
+        let received = transfer(&scene.client, scene.far.rr_ip, 4 << 20)?;
         ensure!(received.unharmed, "{received:?}");
         let refused = scene.far.inside.snmp("Tcp", "InCsumErrors")? - before;
         let corrupted = relay.counts(Direction::Forth).corrupted;
@@ -169,7 +169,7 @@ pub fn cut(scene: &Scene) -> Result<()> {
         // Two seconds are long enough to be cut in the middle.
         relay.set(Faults { bytes_per_second: Some(4 << 20), ..Faults::default() });
         thread::scope(|scope| {
-            let transfer = scope.spawn(|| transfer(scene, BYTES));
+            let transfer = scope.spawn(|| transfer(&scene.client, scene.far.rr_ip, BYTES));
             let forth = || relay.counts(Direction::Forth);
             let outcome = wait_for("the transfer to be under way", LIMIT, || {
                 let is_under_way = forth().delivered > 500 || transfer.is_finished();
@@ -230,7 +230,7 @@ fn handled(scene: &Scene) -> Result<u64> {
 
 /// The line between the two nodes by way of a relay, without faults and with nothing on it at
 /// first.
-fn with_line(scene: &Scene, work: impl FnOnce(&Relay) -> Result<()>) -> Result<()> {
+pub fn with_line(scene: &Scene, work: impl FnOnce(&Relay) -> Result<()>) -> Result<()> {
     wait_for("earlier connections to end", LIMIT, || {
         match open_connections(&scene.client)? + open_connections(&scene.far.inside)? {
             0 => Ok(()),
@@ -263,10 +263,10 @@ fn open_connections(inside: &Inside) -> Result<usize> {
     Ok(count)
 }
 
-/// Sends to the other node over one connection, which gives up when it hangs.
-fn transfer(scene: &Scene, bytes: u64) -> Result<Received> {
-    scene.client.run(|| {
-        let server = SocketAddr::from((scene.far.rr_ip, SINK_PORT));
+/// Sends over one connection, which gives up when it hangs.
+pub fn transfer(client: &Inside, server: Ipv4Addr, bytes: u64) -> Result<Received> {
+    client.run(|| {
+        let server = SocketAddr::from((server, SINK_PORT));
         let stream = TcpStream::connect_timeout(&server, PATIENCE).context("no connection")?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;

@@ -5,10 +5,13 @@
 #![expect(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod daemons;
+mod damage;
+mod failover;
 mod faults;
 mod first_packet;
 mod ipv6;
 mod path;
+mod path_mtu;
 mod scene;
 mod socket;
 mod traffic;
@@ -39,7 +42,7 @@ fn main() -> ExitCode {
 
 /// The trials, each with its part of the platform; the last one drops it.
 fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
-    let list: [(&str, Check); 30] = [
+    let list: [(&str, Check); 37] = [
         ("tcp_stream_same_node", |scene| traffic::tcp_stream(scene, scene.near.rr_ip)),
         ("tcp_stream_across_nodes", |scene| traffic::tcp_stream(scene, scene.far.rr_ip)),
         ("tcp_requests", traffic::tcp_requests),
@@ -60,6 +63,13 @@ fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
         ("requests_take_as_long_as_the_line_and_no_longer", faults::delay),
         ("connection_survives_a_cut", faults::cut),
         ("cut_of_one_direction_leaves_the_other", faults::cut_one_direction),
+        ("damaged_answer_takes_no_port_of_a_client", damage::port_stays_free),
+        ("damaged_reset_ends_no_flow", damage::reset_ends_nothing),
+        ("node_that_is_cut_off_gets_no_new_flows", failover::cut),
+        ("node_that_gets_nothing_gets_no_new_flows", failover::cut_forth),
+        ("node_whose_answers_are_lost_gets_no_new_flows", failover::cut_back),
+        ("streams_learn_the_mtu_of_the_underlay", path_mtu::streams),
+        ("datagrams_learn_the_mtu_of_the_underlay", path_mtu::datagrams),
         ("a_gigabyte_crosses_the_kernel_alone", path::gigabyte),
         ("sockets_are_not_joined_unless_asked_for", socket::off_by_default),
         ("joined_sockets_carry_streams_unharmed", socket::streams),
