@@ -1,0 +1,222 @@
+//! The dashboard and the alerts in `scripts/` speak of what the net manager exports.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use net_common::{DropReason, Policy, ProgramCounter};
+use serde::Deserialize;
+
+/// What the net manager exports, with the labels of each.
+const EXPORTED: [(&str, &[&str]); 24] = [
+    ("xylem_net_connected", &[]),
+    ("xylem_net_drop_bytes_total", &["reason"]),
+    ("xylem_net_drops_total", &["reason"]),
+    ("xylem_net_instance_active_flows", &["service", "instance"]),
+    ("xylem_net_instance_bytes_total", &["service", "instance", "direction"]),
+    ("xylem_net_instance_new_flows_total", &["service", "instance"]),
+    ("xylem_net_instance_packets_total", &["service", "instance", "direction"]),
+    ("xylem_net_knowledge_age_seconds", &["service"]),
+    ("xylem_net_map_capacity", &["map"]),
+    ("xylem_net_map_entries", &["map"]),
+    ("xylem_net_map_pressure_ratio", &["map"]),
+    ("xylem_net_miss_resolution_seconds", &["le"]),
+    ("xylem_net_peer_loss_ratio", &["peer"]),
+    ("xylem_net_peer_rtt_seconds", &["peer"]),
+    ("xylem_net_peer_up", &["peer"]),
+    ("xylem_net_program_packets_total", &["action"]),
+    ("xylem_net_program_run_seconds_total", &["program"]),
+    ("xylem_net_program_runs_total", &["program"]),
+    ("xylem_net_query_seconds", &["le"]),
+    ("xylem_net_service_active_flows", &["service", "policy"]),
+    ("xylem_net_service_bytes_total", &["service", "policy", "direction"]),
+    ("xylem_net_service_new_flows_total", &["service", "policy"]),
+    ("xylem_net_service_packets_total", &["service", "policy", "direction"]),
+    ("xylem_net_table_share_moved_ratio", &["service", "policy"]),
+];
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts")
+}
+
+#[derive(Deserialize)]
+struct Dashboard {
+    uid: String,
+    panels: Vec<Panel>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Panel {
+    id: u32,
+    title: String,
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    targets: Vec<Target>,
+    grid_pos: Place,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+struct Place {
+    h: u32,
+    w: u32,
+    x: u32,
+    y: u32,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    expr: String,
+}
+
+fn dashboard() -> Dashboard {
+    let text = fs::read_to_string(scripts().join("grafana/xylem-data-path.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn rules() -> String {
+    let text = fs::read_to_string(scripts().join("prometheus/rules.yml")).unwrap();
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+/// Every query of the dashboard, and the rules.
+fn queries() -> Vec<String> {
+    let dashboard = dashboard();
+    let panels = dashboard.panels.into_iter().flat_map(|panel| panel.targets);
+    panels.map(|target| target.expr).chain([rules()]).collect()
+}
+
+/// The names of metrics in a text; of a histogram its own name.
+fn names(text: &str) -> BTreeSet<&str> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    text.match_indices("xylem_net_")
+        .map(|(at, _)| {
+            let rest = &text[at..];
+            let name = &rest[..rest.find(|c| !is_part(c)).unwrap_or(rest.len())];
+            let of_histogram =
+                ["_bucket", "_count", "_sum"].iter().find_map(|part| name.strip_suffix(part));
+            of_histogram.filter(|name| name.ends_with("_seconds")).unwrap_or(name)
+        })
+        .collect()
+}
+
+/// The values that labels are compared with, by label.
+fn compared(text: &str) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut values = BTreeMap::<&str, BTreeSet<&str>>::new();
+    for operator in ["=~\"", "!~\"", "!=\"", "=\""] {
+        for (at, _) in text.match_indices(operator) {
+            let before = text[..at].trim_end_matches('!');
+            let start = before.rfind(|c: char| !c.is_ascii_lowercase() && c != '_');
+            let label = &before[start.map_or(0, |start| start + 1)..];
+            let rest = &text[at + operator.len()..];
+            let value = &rest[..rest.find('"').unwrap()];
+            values.entry(label).or_default().extend(value.split('|'));
+        }
+    }
+    values
+}
+
+#[test]
+fn every_metric_that_is_shown_is_exported_and_the_other_way_round() {
+    let queries = queries();
+    let used: BTreeSet<&str> = queries.iter().flat_map(|query| names(query)).collect();
+    let exported: BTreeSet<&str> = EXPORTED.iter().map(|(name, _)| *name).collect();
+    let unknown: Vec<_> = used.difference(&exported).collect();
+    assert!(unknown.is_empty(), "not exported: {unknown:?}");
+    let unused: Vec<_> = exported.difference(&used).collect();
+    assert!(unused.is_empty(), "neither shown nor watched: {unused:?}");
+}
+
+#[test]
+fn labels_exist_and_are_compared_with_what_they_can_be() {
+    let known: BTreeSet<&str> = EXPORTED.iter().flat_map(|(_, labels)| *labels).copied().collect();
+    let reasons: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+    let actions: BTreeSet<_> = ProgramCounter::ALL.iter().map(|counter| counter.name()).collect();
+    for query in queries() {
+        for (label, values) in compared(&query) {
+            assert!(known.contains(label), "no metric has the label {label}: {query}");
+            let values = values.into_iter().filter(|value| !value.starts_with('$'));
+            for value in values {
+                let can_be = match label {
+                    "reason" => reasons.contains(value),
+                    "action" => actions.contains(value),
+                    "policy" => (1..=5).any(|raw| {
+                        Policy::from_raw(raw).is_some_and(|policy| policy.name() == value)
+                    }),
+                    "map" => net_maps::MAPS.contains(&value),
+                    _ => true,
+                };
+                assert!(can_be, "{label} is never {value:?}: {query}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_dashboard_is_whole() {
+    let Dashboard { uid, panels } = dashboard();
+    assert_eq!(uid, "xylem-data-path");
+    let ids: BTreeSet<u32> = panels.iter().map(|panel| panel.id).collect();
+    assert_eq!(ids.len(), panels.len(), "ids are unique");
+    for panel in &panels {
+        assert!(panel.kind == "row" || !panel.targets.is_empty(), "{} shows nothing", panel.title);
+        let Place { w, x, .. } = panel.grid_pos;
+        assert!(x + w <= 24, "{} is wider than the dashboard", panel.title);
+    }
+    let overlap = |a: &Place, b: &Place| {
+        a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h
+    };
+    for (index, panel) in panels.iter().enumerate() {
+        for other in &panels[index + 1..] {
+            let is_clear = !overlap(&panel.grid_pos, &other.grid_pos);
+            assert!(is_clear, "{} lies over {}", panel.title, other.title);
+        }
+    }
+}
+
+#[test]
+fn every_alert_says_what_to_do() {
+    let rules = rules();
+    for alert in rules.split("- alert: ").skip(1) {
+        let name = alert.lines().next().unwrap();
+        for part in ["expr:", "severity:", "summary:", "description:"] {
+            assert!(alert.contains(part), "{name} has no {part}");
+        }
+    }
+    assert!(rules.matches("- alert: ").count() >= 10);
+}
+
+/// The net manager's own list, as soon as it has one.
+#[test]
+fn the_list_is_that_of_the_net_manager() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../net-manager/src");
+    let Some(list) = find_list(&folder) else {
+        eprintln!("net-manager has no list METRICS: nothing is compared");
+        return;
+    };
+    let exported: BTreeSet<&str> = EXPORTED.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names(&list), exported);
+}
+
+/// The text between `METRICS` and the end of that constant.
+fn find_list(folder: &Path) -> Option<String> {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            if let Some(list) = find_list(&path) {
+                return Some(list);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            if let Some((_, list)) = text.split_once("const METRICS") {
+                return list.split("];").next().map(ToOwned::to_owned);
+            }
+        }
+    }
+    None
+}
