@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -54,6 +54,9 @@ pub struct Settings {
     /// Ports of this node that stand for those of instances which do [default: 61000-65535]
     #[arg(long, env = "XYLEM_MASQUERADE_PORTS")]
     pub masquerade_ports: Option<PortRange>,
+    /// Address and port at which Prometheus finds `/metrics`, as 127.0.0.1:10104 [default: none]
+    #[arg(long, env = "XYLEM_NET_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
     /// UDP port of the tunnel [default: 50103]
     #[arg(long, env = "XYLEM_TUNNEL_PORT")]
     pub tunnel_port: Option<u16>,
@@ -82,22 +85,22 @@ pub struct Settings {
     /// uplink's network card if it can, or further up [default: auto]
     #[arg(long, env = "XYLEM_UPLINK_XDP", value_enum)]
     pub uplink_xdp: Option<UplinkXdp>,
-    /// … one that was never established [default: 20]
+    /// Seconds after which one that was never established is forgotten [default: 20]
     #[arg(long, env = "XYLEM_TCP_OPENING_IDLE_SECS")]
     pub tcp_opening_idle_secs: Option<u64>,
-    /// … one that one side has ended [default: 120]
+    /// Seconds after which a silent one that one side has ended is forgotten [default: 120]
     #[arg(long, env = "XYLEM_TCP_HALF_CLOSED_IDLE_SECS")]
     pub tcp_half_closed_idle_secs: Option<u64>,
-    /// … one that both sides have ended [default: 10]
+    /// Seconds after which one that both sides have ended is forgotten [default: 10]
     #[arg(long, env = "XYLEM_TCP_CLOSING_IDLE_SECS")]
     pub tcp_closing_idle_secs: Option<u64>,
-    /// … one that was reset [default: 2]
+    /// Seconds after which one that was reset is forgotten [default: 2]
     #[arg(long, env = "XYLEM_TCP_RESET_IDLE_SECS")]
     pub tcp_reset_idle_secs: Option<u64>,
     /// Seconds after which silent datagrams of two sides are forgotten [default: 120]
     #[arg(long, env = "XYLEM_UDP_IDLE_SECS")]
     pub udp_idle_secs: Option<u64>,
-    /// … those of one side that the other never answered [default: 30]
+    /// Seconds after which those of one side that the other never answered are forgotten [default: 30]
     #[arg(long, env = "XYLEM_UDP_OPENING_IDLE_SECS")]
     pub udp_opening_idle_secs: Option<u64>,
     /// Seconds after which silent pings are forgotten [default: 20]
@@ -166,6 +169,7 @@ pub struct Config {
     pub node_address_v6: Option<Ipv6Addr>,
     /// Ports for instances that talk to the outside; none may without.
     pub masquerade: Option<PortRange>,
+    pub metrics_listen: Option<SocketAddr>,
     pub tunnel_port: u16,
     pub mqtt_port: u16,
     pub service_net: Ipv4Net,
@@ -208,6 +212,7 @@ impl Settings {
             node_address: self.node_address.or(file.node_address),
             node_address_v6: self.node_address_v6.or(file.node_address_v6),
             masquerade: masquerades.then_some(masquerade_ports),
+            metrics_listen: self.metrics_listen.or(file.metrics_listen),
             tunnel_port: self.tunnel_port.or(file.tunnel_port).unwrap_or(TUNNEL_PORT),
             mqtt_port: self.mqtt_port.or(file.mqtt_port).unwrap_or(MQTT_PORT),
             service_net: self.service_net.or(file.service_net).unwrap_or(default_net).trunc(),

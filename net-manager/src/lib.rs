@@ -4,6 +4,7 @@
 //! * [`kernel`]: does; BPF, netlink, namespaces, packet sockets.
 //! * [`uplink`]: the session with the cluster.
 //! * [`api`]: the local socket for the node engine.
+//! * [`metrics`]: what Prometheus reads.
 //! * [`daemon`]: the task that joins them, its start and its end.
 //!
 //! Architecture invariant: no packet of a known flow or service ever waits for anything in here.
@@ -14,4 +15,5 @@ pub mod config;
 pub mod core;
 pub mod daemon;
 pub mod kernel;
+pub mod metrics;
 pub mod uplink;

@@ -28,6 +28,8 @@ pub struct Packet {
     /// Namespace IP of the instance that sent it.
     pub src: Addr,
     pub frame: Bytes,
+    /// When it was handed over.
+    pub since: Duration,
 }
 
 /// How much may wait, and for how long.
@@ -211,7 +213,11 @@ mod tests {
     }
 
     fn packet(sender: u8, len: usize) -> Packet {
-        Packet { src: Ipv4Addr::new(10, 18, 0, sender).into(), frame: vec![sender; len].into() }
+        Packet {
+            src: Ipv4Addr::new(10, 18, 0, sender).into(),
+            frame: vec![sender; len].into(),
+            since: T0,
+        }
     }
 
     #[test]

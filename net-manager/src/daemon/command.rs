@@ -13,6 +13,7 @@ use crate::core::{
     translation::{LocalInstance, MapFull},
     worker::NoLease,
 };
+use crate::metrics::read::Observed;
 
 /// The daemon's task has ended.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -62,6 +63,7 @@ pub(super) enum Command {
         reply: oneshot::Sender<()>,
     },
     Status(oneshot::Sender<Status>),
+    Observe(oneshot::Sender<Observed>),
 }
 
 /// Speaks with the daemon's task.
@@ -132,6 +134,14 @@ impl Handle {
     /// It is going.
     pub async fn status(&self) -> Result<Status, Gone> {
         self.ask(Command::Status).await
+    }
+
+    /// What only the daemon's task knows, for its metrics.
+    ///
+    /// # Errors
+    /// It is going.
+    pub async fn observe(&self) -> Result<Observed, Gone> {
+        self.ask(Command::Observe).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {

@@ -18,6 +18,7 @@ mod gate;
 pub mod instances;
 mod network;
 mod node;
+mod observation;
 mod ports;
 pub mod purge;
 pub mod start;
@@ -65,6 +66,7 @@ use command::{Command, NotAttached};
 use full::FullMaps;
 use gate::Gate;
 use network::{Network, News, Remover, Watchers};
+use observation::Observation;
 use state::State;
 
 /// Inputs taken together before the maps are written, so that a burst costs one plan.
@@ -101,6 +103,7 @@ pub struct Daemon {
     unnamed: Vec<(Name, u32, oneshot::Sender<()>)>,
     replies: Vec<Reply>,
     sweeper: Sweeper,
+    observation: Observation,
     watchers: Watchers,
     remover: Remover,
     uplink_mtu: u32,
@@ -189,10 +192,15 @@ impl Daemon {
     fn on_cluster(&mut self, message: FromCluster) {
         match message {
             FromCluster::Connected => self.worker.on_connected(),
-            FromCluster::Disconnected => self.worker.on_disconnected(),
+            FromCluster::Disconnected => {
+                self.worker.on_disconnected();
+                self.observation.on_disconnected();
+            }
             FromCluster::Message(Message::Grant(grant)) => self.worker.on_grant(&grant),
             FromCluster::Message(Message::Answer(answer)) => {
-                self.worker.on_answer(&answer, clock::now());
+                let now = clock::now();
+                self.observation.on_answer(&answer, now);
+                self.worker.on_answer(&answer, now);
             }
             FromCluster::Message(Message::Peers(peers)) => self.worker.on_peers(&peers.peers),
             FromCluster::Message(Message::Load(loads)) => self.worker.on_load(&loads),
@@ -270,6 +278,7 @@ impl Daemon {
             }
             Command::Named { name, number, reply } => self.unnamed.push((name, number, reply)),
             Command::Status(reply) => answer(reply, self.status()),
+            Command::Observe(reply) => answer(reply, self.observe()),
         }
     }
 
@@ -351,6 +360,8 @@ impl Daemon {
             }
         }
         self.worker.drop_idle(now);
+        let translation = self.worker.translation();
+        self.observation.retain(|name| translation.knows(name));
         if std::mem::take(&mut self.incomplete) {
             self.worker.translation_mut().unsettle(&self.held);
         }
@@ -478,7 +489,10 @@ impl Daemon {
         };
         match effect {
             Effect::RequestSubnet(request) => say(ToCluster::Subnet(request)),
-            Effect::Query(query) => say(ToCluster::Query(query)),
+            Effect::Query(query) => {
+                self.observation.on_query(&query, clock::now());
+                say(ToCluster::Query(query));
+            }
             Effect::Deployed(report) => say(ToCluster::Deployed(report)),
             Effect::Undeployed(report) => say(ToCluster::Undeployed(report)),
             Effect::RemoveInterest(interest) => say(ToCluster::RemoveInterest(interest)),
@@ -493,7 +507,7 @@ impl Daemon {
                 }
             }
             Effect::SendOn(packet) => match self.injector.send(&packet.frame) {
-                Ok(()) => {}
+                Ok(()) => self.observation.on_sent_on(&packet, clock::now()),
                 Err(error @ InjectError::Malformed(_)) => debug!(%error, "a packet is dropped"),
                 Err(error) => {
                     if let Some(count) = self.lost_packets.pass(clock::now()) {

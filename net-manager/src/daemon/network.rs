@@ -60,6 +60,7 @@ pub(super) struct Network {
 pub(super) struct Watchers {
     me: Option<SocketAddrV4>,
     assignments: watch::Sender<Assignment>,
+    found: Arc<Found>,
 }
 
 /// Where the programs' events go, but for misses.
@@ -102,11 +103,17 @@ pub(super) fn watch(
             }
         });
     }
+    let watchers = Watchers { me, assignments, found: Arc::clone(&found) };
     let network = Network { found, next_hops, notices: notice_queue, _tasks: tasks };
-    (Watchers { me, assignments }, network, Senders { replies, notices })
+    (watchers, network, Senders { replies, notices })
 }
 
 impl Watchers {
+    /// Which share of the last probes of each node was lost.
+    pub(super) fn losses(&self) -> BTreeMap<NodeId, f64> {
+        self.found.losses()
+    }
+
     /// These nodes are of interest.
     pub(super) fn assign(&self, targets: Targets) {
         // Nobody listens any more only when the daemon ends.

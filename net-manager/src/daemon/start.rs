@@ -1,11 +1,12 @@
 //! The start: takes over whatever a net manager before left in the kernel, finishes what it had
 //! not finished, and begins to serve.
 
-use std::{collections::HashMap, fs, io, path::PathBuf, time::Duration};
+use std::{collections::HashMap, fs, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use net_common::limits;
 use net_maps::{MapsError, OpenError, PinnedMaps};
 use tokio::{
+    net::TcpListener,
     sync::mpsc,
     task::JoinError,
     time::{Instant, timeout},
@@ -21,6 +22,7 @@ use super::{
     instances::Instances,
     network::{self, Network, Remover, Senders},
     node::Node,
+    observation::Observation,
     state::{State, StateError},
 };
 use crate::{
@@ -42,6 +44,10 @@ use crate::{
         netlink::NetlinkError,
         socket,
         sweep::{Stop, Swept},
+    },
+    metrics::{
+        http::{self, Metrics},
+        latency::Latencies,
     },
 };
 
@@ -86,6 +92,12 @@ pub enum DaemonError {
     #[error("cannot listen on {}", path.display())]
     Listen {
         path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot serve metrics at {address}: choose another address with --metrics-listen")]
+    ListenMetrics {
+        address: SocketAddr,
         #[source]
         source: io::Error,
     },
@@ -144,6 +156,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     };
     let (watchers, network, senders) =
         network::watch(&me, node.uplink_index(), config.next_hop_cache);
+    let latencies = Latencies::default();
     let daemon = Daemon {
         worker,
         maps,
@@ -160,12 +173,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         unnamed: Vec::new(),
         replies: Vec::new(),
         sweeper,
+        observation: Observation::new(latencies.clone(), now),
         watchers,
         remover: Remover::new(config.bpffs_root.clone()),
         uplink_mtu: node.instance_mtu() + limits::TUNNEL_OVERHEAD_V4,
         counted: HashMap::new(),
     };
-    serve(&config, node, data_path, daemon, (network, senders), stop).await
+    serve(&config, node, data_path, (daemon, latencies), (network, senders), stop).await
 }
 
 /// Runs the tasks until `stop`, or until one of them ends by itself.
@@ -173,7 +187,7 @@ async fn serve(
     config: &Config,
     node: Node,
     data_path: DataPath,
-    daemon: Daemon,
+    (daemon, latencies): (Daemon, Latencies),
     (network, senders): (Network, Senders),
     stop: CancellationToken,
 ) -> Result<(), DaemonError> {
@@ -186,10 +200,20 @@ async fn serve(
         ports.take_over((name, number), &daemon.worker.translation().ports(name, number));
     }
     let Node { netlink, id, lock, .. } = node;
+    let programs = data_path.programs();
     let instances = Instances::new(handle.clone(), netlink, data_path, id, wiring, ports);
     let ring = PinnedMaps::open_events(&config.bpffs_root)?;
     let listener = api::listen(&config.socket)
         .map_err(|source| DaemonError::Listen { path: config.socket.clone(), source })?;
+
+    let scraped = match config.metrics_listen {
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .map_err(|source| DaemonError::ListenMetrics { address, source })?,
+        ),
+        None => None,
+    };
 
     let inputs = Inputs { misses: miss_queue, commands: command_queue, cluster: None, network };
     // The daemon's task outlives the requests, which it answers.
@@ -197,6 +221,19 @@ async fn serve(
     let mut daemon = AbortOnDropHandle::new(tokio::spawn(daemon.run(inputs, daemon_stop.clone())));
     let queues = Queues { misses, replies: senders.replies, notices: senders.notices };
     let mut events = AbortOnDropHandle::new(tokio::spawn(events::forward(ring, queues)));
+    let metrics = Metrics {
+        daemon: handle.clone(),
+        latencies,
+        bpffs_root: config.bpffs_root.clone(),
+        programs,
+    };
+    let metrics_stop = stop.clone();
+    let mut metrics = AbortOnDropHandle::new(tokio::spawn(async move {
+        match scraped {
+            Some(listener) => http::serve(listener, metrics, metrics_stop).await,
+            None => std::future::pending().await,
+        }
+    }));
     let serving = api::serve(listener, handle, instances, stop.clone());
     let mut api = AbortOnDropHandle::new(tokio::spawn(serving));
     info!(bpffs = %config.bpffs_root.display(), socket = %config.socket.display(), "ready");
@@ -207,6 +244,7 @@ async fn serve(
         () = stop.cancelled() => Ok(()),
         ended = &mut events => Err(early("the reader of the event ring", ended)),
         ended = &mut api => Err(early("the Net API", ended)),
+        ended = &mut metrics => Err(early("the metrics' server", ended)),
         ended = &mut daemon => Err(early("the daemon's task", ended.map(Ok))),
     };
     stop.cancel();
@@ -219,6 +257,7 @@ async fn serve(
         debug!(%error, "the socket stays");
     }
     events.abort();
+    metrics.abort();
     daemon_stop.cancel();
     if !daemon.is_finished() {
         daemon.await.map_err(|source| DaemonError::Failed { part: "the daemon", source })?;

@@ -285,6 +285,15 @@ impl DataPath {
         &mut self.ebpf
     }
 
+    /// Ids and names of the programs that are loaded.
+    pub fn programs(&self) -> Vec<(u32, String)> {
+        let loaded = self
+            .ebpf
+            .programs()
+            .filter_map(|(name, program)| Some((program.info().ok()?.id(), name.to_owned())));
+        loaded.collect()
+    }
+
     /// The names of all pinned links.
     ///
     /// # Errors

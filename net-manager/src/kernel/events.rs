@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::prober::ProbeReply;
+use super::{clock, prober::ProbeReply};
 use crate::core::{
     parking::Packet,
     probe::Reply,
@@ -125,7 +125,8 @@ fn parse(record: &[u8]) -> Option<Kept> {
     Some(match EventKind::from_raw(kind)? {
         kind @ (EventKind::Miss | EventKind::UnnamedSender) => {
             let frame = packet.get(..usize::try_from(packet_len).ok()?)?;
-            let packet = Packet { src, frame: Bytes::copy_from_slice(frame) };
+            let frame = Bytes::copy_from_slice(frame);
+            let packet = Packet { src, frame, since: clock::now() };
             Kept::Miss(Miss { kind, dst, packet })
         }
         EventKind::ProbeReply => {

@@ -33,6 +33,8 @@ use crate::core::{
 
 /// How often a socket that cannot be had is tried for.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often losses are told.
+const LOSSES: Duration = Duration::from_secs(1);
 /// Answers taken together before probes are sent.
 const BATCH: usize = 1024;
 
@@ -56,12 +58,19 @@ pub struct Assignment {
 pub struct Found {
     paths: Mutex<BTreeMap<NodeId, Path>>,
     news: Notify,
+    /// Share of lost probes, of those that are probed.
+    losses: Mutex<BTreeMap<NodeId, f64>>,
 }
 
 impl Found {
     fn tell(&self, node: NodeId, path: Path) {
         self.paths.lock().unwrap_or_else(PoisonError::into_inner).insert(node, path);
         self.news.notify_one();
+    }
+
+    /// Which share of the last probes of each node was lost.
+    pub fn losses(&self) -> BTreeMap<NodeId, f64> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What was found since this was last asked; waits until there is something.
@@ -92,7 +101,9 @@ pub async fn run(
     let probes = Probes::new(Settings::default(), Secret::new(secret));
     let targets = BTreeMap::new();
     let reporter = Reporter::default();
-    Prober { probes, targets, reporter, socket: None, found }.run(assignments, replies).await;
+    Prober { probes, targets, reporter, socket: None, found, losses_due: Duration::ZERO }
+        .run(assignments, replies)
+        .await;
     Ok(())
 }
 
@@ -103,6 +114,7 @@ struct Prober {
     reporter: Reporter,
     socket: Option<(SocketAddrV4, UdpSocket)>,
     found: Arc<Found>,
+    losses_due: Duration,
 }
 
 impl Prober {
@@ -137,6 +149,7 @@ impl Prober {
                 self.aim(if is_able { assignment.targets } else { Targets::new() });
             }
             self.poll();
+            self.tell_losses();
             tokio::select! {
                 // Answers first: what waits while this task was late must not be missed.
                 biased;
@@ -238,6 +251,18 @@ impl Prober {
             }
             self.report(node);
         }
+    }
+
+    /// For the metrics, now and then.
+    fn tell_losses(&mut self) {
+        let now = clock::now();
+        if now < self.losses_due {
+            return;
+        }
+        self.losses_due = now + LOSSES;
+        let loss = |id: &NodeId| Some((*id, self.probes.path(*id, now)?.loss?));
+        let losses = self.targets.keys().filter_map(loss).collect();
+        *self.found.losses.lock().unwrap_or_else(PoisonError::into_inner) = losses;
     }
 
     fn report(&mut self, node: NodeId) {

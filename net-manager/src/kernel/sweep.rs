@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use net_common::{Flow, FlowKey, Instance, NodeState, flow::OUTSIDE};
+use net_common::{
+    Flow, FlowKey, Instance, NodeState,
+    flow::{OUTSIDE, flags},
+};
 use net_maps::{MapsError, PinnedMaps};
 
 use super::clock;
@@ -38,6 +41,8 @@ const STRIDE: usize = 256;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     pub entries: usize,
+    /// Those of them that both sides had confirmed.
+    pub confirmed: usize,
     pub removed: usize,
     /// Slots of the service IPs to which flows are alive.
     pub in_use: BTreeSet<Slot>,
@@ -109,6 +114,7 @@ struct Sweeper {
 impl Sweeper {
     fn look(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), SweepError> {
         self.swept.entries += 1;
+        self.swept.confirmed += usize::from(flow.flags & flags::CONFIRMED != 0);
         // An entry that was read a moment ago may follow what was just changed.
         if self.owners.is_orphan(&self.maps, key, flow)?
             && Owners::default().is_orphan(&self.maps, key, flow)?

@@ -30,7 +30,7 @@ fn addr(text: &str) -> Addr {
 }
 
 fn packet(n: u8) -> Packet {
-    Packet { src: addr("10.18.0.66"), frame: vec![n; 60].into() }
+    Packet { src: addr("10.18.0.66"), frame: vec![n; 60].into(), since: Duration::ZERO }
 }
 
 fn service_address(ip_type: IpType, address: &str) -> ServiceAddress {
