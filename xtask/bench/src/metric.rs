@@ -57,7 +57,8 @@ impl Side {
 
     /// Those that are measured when nobody says which.
     ///
-    /// Nodes that join sockets are not among them: no net manager can be told to do so yet.
+    /// Nodes that join sockets are not among them: they do so only when told, and differ only for
+    /// TCP on one node.
     pub(crate) const DEFAULT: [Self; 6] =
         [Self::Plain, Self::Iptables, Self::Nftables, Self::Vxlan, Self::Haproxy, Self::Xylem];
 

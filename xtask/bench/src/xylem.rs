@@ -42,9 +42,18 @@ pub(crate) struct Xylem {
 
 impl Xylem {
     pub(crate) fn start(name: Name) -> Result<Self> {
+        Self::start_with(name, &[])
+    }
+
+    /// With more flags for the net manager of the client's node.
+    pub(crate) fn start_with(name: Name, flags: &[&str]) -> Result<Self> {
         let topology = Topology::isolated(&name.prefix(), 2)?;
         let mut platform = Platform::start(name, topology)?;
         platform.start_workers()?;
+        if !flags.is_empty() {
+            platform.workers[0].net_manager.stop()?;
+            platform.restart_net_manager_with(0, flags)?;
+        }
 
         let hub = &platform.topology.hub.netns;
         let image = Image::of_binary("demo-app", &daemon::demo_app())?;
