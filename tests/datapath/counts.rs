@@ -7,7 +7,7 @@ use net_common::{Counter, DropReason, ProgramCounter, Traffic};
 use crate::{batch, harness::Datapath};
 
 /// Service IPs and instances that a test can have.
-const MOST: u32 = 64;
+pub const MOST: u32 = 32;
 
 type Counts = fn(u32, Direction) -> Count;
 

@@ -7,6 +7,7 @@ mod early;
 mod fixture;
 mod fixtures;
 mod frame;
+mod fuzz;
 mod harness;
 mod ipv6;
 mod local;

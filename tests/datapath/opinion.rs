@@ -4,14 +4,14 @@
 use net_common::{
     Counter, DropReason, NodeState, Packet, ProgramCounter,
     flow::OUTSIDE,
-    packet::{self, Bytes, ETH_LEN, Fragment},
+    packet::{self, Bytes, ETH_LEN, Fragment, IPV4_LEN},
 };
 
 use crate::{
     counts::Count,
     frame::is_v4,
     harness::{Datapath, NODE_IP, TUNNEL_PORT},
-    packets::TUNNEL_LEN,
+    packets::{TUNNEL_LEN, sum},
 };
 
 /// Reasons that only the parser gives.
@@ -26,6 +26,8 @@ const OF_PARSER: [DropReason; 5] = [
 pub enum Opinion {
     /// The program must have parsed it.
     Parsed(Box<Packet>),
+    /// So too, but its header's checksum is wrong: it opens no flow.
+    Damaged,
     /// The program must drop it for this, if it gets that far.
     Fault(DropReason),
     /// The program reads it in another way, or not at all.
@@ -50,6 +52,12 @@ impl Opinion {
         }
         let parsed = match program {
             "from_uplink" => match inner(packet) {
+                Some(true) if is_damaged(&packet[ETH_LEN + TUNNEL_LEN..]) => {
+                    match parse(packet, ETH_LEN + TUNNEL_LEN, true) {
+                        Ok(_) => return Self::Damaged,
+                        fault => fault,
+                    }
+                }
                 Some(is_inner_v4) => parse(packet, ETH_LEN + TUNNEL_LEN, is_inner_v4),
                 // What cannot be read there is passed.
                 None => return Self::None,
@@ -84,9 +92,20 @@ impl Opinion {
                 Some(dropped) if dropped == *reason => Ok(()),
                 other => Err(format!("the parser says {}, the program {other:?}", reason.name())),
             },
+            Self::Damaged => match dropped {
+                Some(reason) if reason != DropReason::BadHeader && OF_PARSER.contains(&reason) => {
+                    Err(format!("dropped as {}, but the parser reads it", reason.name()))
+                }
+                _ => Ok(()),
+            },
             Self::None => Ok(()),
         }
     }
+}
+
+/// Whether an IPv4 header without options has another checksum than it says.
+fn is_damaged(packet: &[u8]) -> bool {
+    packet[0] == 0x45 && packet.get(..IPV4_LEN).is_some_and(|header| sum(header) != 0)
 }
 
 /// Whether an IP packet is inside a tunnel packet to this node, and if so whether it is IPv4.

@@ -15,7 +15,7 @@ use net_common::{
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::{
-    batch,
+    batch, counts,
     harness::{Datapath, VETHS, veth},
 };
 
@@ -30,8 +30,8 @@ pub const SIZES: [(&str, u32); 11] = [
     ("nodes", 64),
     ("flows", 16_384),
     ("opening", 16_384),
-    ("service_traffic", 64),
-    ("instance_traffic", 64),
+    ("service_traffic", counts::MOST),
+    ("instance_traffic", counts::MOST),
     ("names", 64),
 ];
 
