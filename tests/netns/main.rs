@@ -10,6 +10,7 @@ mod failover;
 mod faults;
 mod first_packet;
 mod ipv6;
+mod operations;
 mod path;
 mod path_mtu;
 mod scene;
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
 
 /// The trials, each with its part of the platform; the last one drops it.
 fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
-    let list: [(&str, Check); 37] = [
+    let list: [(&str, Check); 40] = [
         ("tcp_stream_same_node", |scene| traffic::tcp_stream(scene, scene.near.rr_ip)),
         ("tcp_stream_across_nodes", |scene| traffic::tcp_stream(scene, scene.far.rr_ip)),
         ("tcp_requests", traffic::tcp_requests),
@@ -55,6 +56,9 @@ fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
         ("first_packet_is_not_lost", first_packet::not_lost),
         ("unused_service_is_forgotten_and_found_again", first_packet::forgotten_and_found_again),
         ("unknown_address_is_refused_with_a_reason", first_packet::unknown_address),
+        ("operator_is_told_where_a_connection_will_go", operations::explain_agrees),
+        ("operator_sees_a_connection_come_and_go", operations::connection_is_seen),
+        ("operator_sees_healthy_nodes", operations::doctor_and_nodes),
         ("transfer_over_a_bad_line_arrives_unharmed", faults::bad_line),
         ("transfer_over_a_corrupting_line_arrives_unharmed", faults::corrupted_stream),
         ("corrupted_datagrams_are_not_delivered", faults::corrupted_datagrams),
