@@ -14,7 +14,7 @@
 //! * no byte of this direction has gone by TCP, by TCP's own sequence numbers at both ends, so that
 //!   none is overtaken;
 //! * the flow is still there, still leads to that socket, and its instance is still the one that
-//!   was chosen; both ends are still attached;
+//!   was chosen; of an instance that is detached, user space removes the sockets;
 //! * the receiver's queue has room;
 //! * neither end has another protocol on top (kTLS).
 //!
@@ -195,7 +195,7 @@ fn may_redirect(key: &SocketKey, joined: &Joined) -> Option<*mut Flow> {
     let flow = flow::entry(&joined.flow)?;
     // SAFETY: as in `flow::entry`.
     let leads_there = unsafe { (*flow).node == 0 && peer_of(&*flow) == joined.peer };
-    if !leads_there || !flow::is_current(flow) || !is_attached(joined) || !is_attached(peer) {
+    if !leads_there || !flow::is_current(flow) {
         return None;
     }
     has_room(layout, joined, peer)?;
@@ -206,14 +206,6 @@ fn may_redirect(key: &SocketKey, joined: &Joined) -> Option<*mut Flow> {
 #[inline(always)]
 fn peer_of(flow: &Flow) -> SocketKey {
     SocketKey { local: flow.dst, remote: flow.src, local_port: flow.dport, remote_port: flow.sport }
-}
-
-/// Whether the instance of a socket is still attached to this node.
-#[inline(always)]
-fn is_attached(joined: &Joined) -> bool {
-    // SAFETY: read at once.
-    unsafe { ENDPOINTS.get(joined.flow.local) }
-        .is_some_and(|endpoint| endpoint.ifindex == joined.flow.origin)
 }
 
 /// Looks at both sockets. The sender's is locked for this message, so that what it has given to

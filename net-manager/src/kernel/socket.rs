@@ -150,12 +150,18 @@ impl DataPath {
     /// A pin or an entry cannot be removed.
     pub fn part_sockets(&mut self) -> Result<(), SocketError> {
         unpin(&self.dir().join(LINK))?;
+        self.keep_joined(|_| false)
+    }
+
+    fn keep_joined(&mut self, keep: impl Fn(u32) -> bool) -> Result<(), SocketError> {
         let map = self.ebpf().map_mut("joined").ok_or(SocketError::Missing("map `joined`"))?;
         let mut joined: HashMap<_, SocketKey, Joined> =
             map.try_into().map_err(map_error("joined"))?;
-        let keys: Vec<SocketKey> = joined.keys().filter_map(Result::ok).collect();
-        for key in keys {
-            removed(joined.remove(&key)).map_err(map_error("joined"))?;
+        let known: Vec<(SocketKey, Joined)> = joined.iter().filter_map(Result::ok).collect();
+        for (key, socket) in known {
+            if !keep(socket.flow.origin) {
+                removed(joined.remove(&key)).map_err(map_error("joined"))?;
+            }
         }
         Ok(())
     }
@@ -168,7 +174,8 @@ impl DataPath {
         self.namespaces()?.insert(cookie, ifindex, 0).map_err(map_error("namespaces"))
     }
 
-    /// Forgets the namespaces behind all veth pairs but these.
+    /// Forgets the namespaces behind all veth pairs but these, and the sockets in them: what they
+    /// send goes by TCP, where nothing follows their flows any more.
     ///
     /// # Errors
     /// An entry cannot be removed.
@@ -180,7 +187,7 @@ impl DataPath {
                 removed(namespaces.remove(&cookie)).map_err(map_error("namespaces"))?;
             }
         }
-        Ok(())
+        self.keep_joined(keep)
     }
 
     fn namespaces(&mut self) -> Result<HashMap<&mut MapData, u64, u32>, SocketError> {
