@@ -281,6 +281,53 @@ fn frames_to_a_neighbour_need_no_look_up_while_it_is_known() {
 }
 
 #[test]
+fn another_address_is_announced_at_once_and_flows_go_on() {
+    on_a_new_host(|host| async move {
+        const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+        let scene = scene(&host).await;
+        scene.cluster.announce_peers(&[NEAR, DISTANT]).await;
+        scene.dial(FAR_RR, 1001).await;
+        let before = scene.receiver(1001).await;
+        wait_for("measured path", || async {
+            let rtt_us = node(&host, NEAR).map_or(0, |(_, node)| node.rtt_us);
+            if rtt_us != 0 { Ok(()) } else { Err("not yet".to_owned()) }
+        })
+        .await;
+
+        for change in [["add", "192.0.2.100/25"], ["del", "192.0.2.1/24"]] {
+            let mut ip = std::process::Command::new("ip");
+            ip.arg("address").args(change).args(["dev", support::UPLINK]);
+            assert!(ip.status().unwrap().success());
+        }
+        let announced = wait_for("announcement", || async {
+            let endpoints = scene.cluster.state.lock().unwrap().endpoints.clone();
+            let other = endpoints.iter().find(|endpoint| endpoint.host_ip == OTHER);
+            other.copied().ok_or_else(|| format!("{endpoints:?}"))
+        })
+        .await;
+        assert_eq!(announced.host_port, 50103);
+        assert_eq!(host.maps().config().unwrap().node_addr, Addr::from(OTHER));
+        scene.dial(FAR_RR, 1001).await;
+        assert_eq!(scene.receiver(1001).await, before);
+        // Probes leave from there as well, and come back: longer than it takes to be down.
+        let (id, _) = node(&host, NEAR).unwrap();
+        let counted = |maps: net_maps::PinnedMaps| {
+            let counters = maps.program_counters().unwrap();
+            let answered = net_common::ProgramCounter::ProbeAnswered;
+            counters.into_iter().find(|(counter, _)| *counter == answered).unwrap().1.packets
+        };
+        let until = counted(host.maps()) + 20;
+        wait_for("answers", || async {
+            let answered = counted(host.maps());
+            if answered >= until { Ok(()) } else { Err(format!("{answered} of {until}")) }
+        })
+        .await;
+        assert_eq!(host.maps().node(id).unwrap().state, NodeState::Up as u32);
+        scene.manager.stop().await;
+    });
+}
+
+#[test]
 fn an_unknown_sender_is_asked_for_once() {
     on_a_new_host(|host| async move {
         let scene = scene(&host).await;

@@ -26,6 +26,7 @@ pub mod state;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
     path::PathBuf,
     time::Duration,
 };
@@ -212,6 +213,7 @@ impl Daemon {
         let now = clock::now();
         match news {
             News::Paths(paths) => self.worker.on_paths(&paths),
+            News::Address(address) => self.on_address(address),
             News::NextHops(hops) => self.worker.on_next_hops(&hops.frames, hops.until),
             News::Notice(Notice::UnknownPeer(peer)) => self.worker.on_unknown_peer(peer, now),
             News::Notice(Notice::PathMtu { node, peer, bytes }) => {
@@ -221,6 +223,22 @@ impl Daemon {
                 self.worker.on_learned_source(node, src, now);
             }
         }
+    }
+
+    /// The node is reached at another address now. What its instances have open goes on; what left
+    /// the overlay with the old address, and ports published there, does not.
+    fn on_address(&mut self, address: Ipv4Addr) {
+        let told = self.maps.config().and_then(|config| {
+            self.maps.set_config(&net_common::Config { node_addr: address.into(), ..config })
+        });
+        if let Err(failure) = told {
+            error!(
+                error = %Chain(&failure),
+                "the programs do not know of the node's new address: restart the net manager"
+            );
+        }
+        self.watchers.move_to(address);
+        self.worker.on_address(address);
     }
 
     /// Looks at the tables that depend on what is measured.
@@ -521,6 +539,7 @@ impl Daemon {
                 }
             }
             Effect::ReportFull(full) => self.full.count(full.map, clock::now()),
+            Effect::Moved(report) => say(ToCluster::Moved(report)),
             Effect::AskPeer(request) => say(ToCluster::AskPeer(request)),
             Effect::RemoveFlowsFrom { node, src } => self.remover.add(node, src),
         }

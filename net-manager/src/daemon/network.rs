@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     path::PathBuf,
     sync::Arc,
 };
@@ -23,6 +23,7 @@ use crate::{
         translation::{Path, Targets},
     },
     kernel::{
+        address,
         events::Notice,
         foreign,
         next_hop::{self, NextHops},
@@ -44,6 +45,8 @@ pub(super) enum News {
     Paths(BTreeMap<NodeId, Path>),
     NextHops(NextHops),
     Notice(Notice),
+    /// The uplink has another address.
+    Address(Ipv4Addr),
 }
 
 /// Those who watch the network, as the daemon's task hears them.
@@ -51,6 +54,7 @@ pub(super) enum News {
 pub(super) struct Network {
     found: Arc<Found>,
     next_hops: watch::Receiver<NextHops>,
+    address: watch::Receiver<Ipv4Addr>,
     notices: mpsc::Receiver<Notice>,
     _tasks: JoinSet<()>,
 }
@@ -58,7 +62,6 @@ pub(super) struct Network {
 /// What the daemon's task says to them.
 #[derive(Debug)]
 pub(super) struct Watchers {
-    me: Option<SocketAddrV4>,
     assignments: watch::Sender<Assignment>,
     found: Arc<Found>,
 }
@@ -70,11 +73,19 @@ pub(super) struct Senders {
     pub(super) notices: mpsc::Sender<Notice>,
 }
 
+/// What is watched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) next_hop_cache: bool,
+    /// The node's address is the uplink's, whichever that is.
+    pub(super) follow_address: bool,
+}
+
 /// Starts to watch.
 pub(super) fn watch(
     me: &TunnelEndpoint,
     uplink: u32,
-    next_hop_cache: bool,
+    settings: Settings,
 ) -> (Watchers, Network, Senders) {
     let me = match me.host_ip {
         IpAddr::V4(ip) => Some(SocketAddrV4::new(ip, me.host_port)),
@@ -93,7 +104,7 @@ pub(super) fn watch(
             error!(%error, "other nodes are not probed");
         }
     });
-    if next_hop_cache {
+    if settings.next_hop_cache {
         tasks.spawn(async move {
             if let Err(error) = next_hop::run(uplink, assigned, told).await {
                 error!(
@@ -103,8 +114,16 @@ pub(super) fn watch(
             }
         });
     }
-    let watchers = Watchers { me, assignments, found: Arc::clone(&found) };
-    let network = Network { found, next_hops, notices: notice_queue, _tasks: tasks };
+    let (moved, address) = watch::channel(me.map_or(Ipv4Addr::UNSPECIFIED, |me| *me.ip()));
+    if settings.follow_address && me.is_some() {
+        tasks.spawn(async move {
+            if let Err(error) = address::run(uplink, moved).await {
+                error!(error = %Chain(&error), "a change of this node's address will go unseen");
+            }
+        });
+    }
+    let watchers = Watchers { assignments, found: Arc::clone(&found) };
+    let network = Network { found, next_hops, address, notices: notice_queue, _tasks: tasks };
     (watchers, network, Senders { replies, notices })
 }
 
@@ -116,8 +135,14 @@ impl Watchers {
 
     /// These nodes are of interest.
     pub(super) fn assign(&self, targets: Targets) {
-        // Nobody listens any more only when the daemon ends.
-        self.assignments.send_replace(Assignment { me: self.me, targets });
+        self.assignments.send_modify(|assignment| assignment.targets = targets);
+    }
+
+    /// This node is reached there now.
+    pub(super) fn move_to(&self, address: Ipv4Addr) {
+        self.assignments.send_modify(|assignment| {
+            assignment.me = assignment.me.map(|me| SocketAddrV4::new(address, me.port()));
+        });
     }
 }
 
@@ -131,6 +156,7 @@ impl Network {
             Ok(()) = self.next_hops.changed() => {
                 News::NextHops(self.next_hops.borrow_and_update().clone())
             }
+            Ok(()) = self.address.changed() => News::Address(*self.address.borrow_and_update()),
             else => std::future::pending().await,
         }
     }

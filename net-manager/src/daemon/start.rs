@@ -154,8 +154,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         stop: Stop::default(),
         last: Swept::default(),
     };
-    let (watchers, network, senders) =
-        network::watch(&me, node.uplink_index(), config.next_hop_cache);
+    let watched = network::Settings {
+        next_hop_cache: config.next_hop_cache,
+        follow_address: config.node_address.is_none(),
+    };
+    let (watchers, network, senders) = network::watch(&me, node.uplink_index(), watched);
     let latencies = Latencies::default();
     let daemon = Daemon {
         worker,

@@ -1,5 +1,6 @@
 //! Everything privileged: BPF, netlink, namespaces, packet sockets. Decides nothing.
 
+pub mod address;
 pub mod apply;
 pub mod bpf;
 pub mod bpffs;

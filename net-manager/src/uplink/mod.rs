@@ -21,7 +21,7 @@ use serde::Serialize;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{debug, info, warn};
 use xylem_types::mqtt::{
-    InterestRemove, NetDeployed, PeersRequest, SubnetRequest, TableQuery, topic,
+    AddressChanged, InterestRemove, NetDeployed, PeersRequest, SubnetRequest, TableQuery, topic,
 };
 
 use crate::chain::Chain;
@@ -64,6 +64,7 @@ pub enum ToCluster {
     Undeployed(NetDeployed),
     RemoveInterest(InterestRemove),
     AskPeer(PeersRequest),
+    Moved(AddressChanged),
 }
 
 /// What the broker was asked to tell us.
@@ -131,6 +132,7 @@ impl Session {
             ToCluster::RemoveInterest(interest) => {
                 self.publish(topic::interest_remove(id), interest)
             }
+            ToCluster::Moved(report) => self.publish(topic::address_changed(id), report),
             ToCluster::AskPeer(request) => self.publish(topic::peers_request(id), request),
         };
         if let Err(error) = &sent

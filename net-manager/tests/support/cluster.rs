@@ -12,8 +12,8 @@ use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
 use serde::Serialize;
 use xylem_types::mqtt::{
     InstanceEntry, InterestRemove, IpType, NetDeployed, Peer, PeerKind, Peers, PeersRequest,
-    ServiceAddress, SubnetGrant, TableAnswer, TableQuery, TunnelEndpoint, UpdateKind,
-    UpdatesAvailable, topic,
+    ServiceAddress, SubnetGrant, SubnetRequest, TableAnswer, TableQuery, TunnelEndpoint,
+    UpdateKind, UpdatesAvailable, topic,
 };
 
 pub const WORKER: &str = "worker-1";
@@ -41,6 +41,8 @@ pub struct State {
     pub removed: Vec<String>,
     /// Senders that nobody had announced.
     pub strangers: Vec<TunnelEndpoint>,
+    /// Where the worker said that it is reached, each time it asked for its subnet.
+    pub endpoints: Vec<TunnelEndpoint>,
     /// Answers are held back for so long.
     pub delay: Duration,
     /// Nothing is answered at all.
@@ -170,6 +172,8 @@ impl Cluster {
             (state.delay, state.mute)
         };
         if from == topic::subnet(WORKER) {
+            let request: SubnetRequest = serde_json::from_slice(payload).unwrap();
+            self.state.lock().unwrap().endpoints.extend(request.endpoint);
             let grant = SubnetGrant {
                 address: SUBNET.to_string(),
                 addressv6: "fc00::100".into(),

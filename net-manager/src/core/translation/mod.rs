@@ -139,6 +139,8 @@ pub struct Translation {
     residents: BTreeMap<NodeId, u32>,
     /// The nodes that the cluster announced as peers.
     announced: BTreeSet<NodeId>,
+    /// Where each was, by the worker's id.
+    workers: BTreeMap<String, PeerAddr>,
     /// Whether the cluster has announced any since the start.
     confirmed: bool,
     /// When a path's MTU was learned.
@@ -168,6 +170,7 @@ impl Translation {
             nodes: BTreeMap::new(),
             residents: BTreeMap::new(),
             announced: BTreeSet::new(),
+            workers: BTreeMap::new(),
             confirmed: false,
             path_mtus: BTreeMap::new(),
             targets_changed: true,

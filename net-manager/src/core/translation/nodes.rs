@@ -138,12 +138,17 @@ impl Translation {
         self.targets_changed = true;
         self.announced.clear();
         let mut full = None;
+        let before = std::mem::take(&mut self.workers);
         for peer in peers {
             let addr =
                 PeerAddr { addr: peer.endpoint.host_ip.into(), port: peer.endpoint.host_port };
             if addr == self.me {
                 continue;
             }
+            if let Some(before) = before.get(&peer.worker_id) {
+                self.move_node(*before, addr);
+            }
+            self.workers.insert(peer.worker_id.clone(), addr);
             match self.node(addr) {
                 Ok(id) => {
                     self.announced.insert(id);
@@ -155,6 +160,30 @@ impl Translation {
         }
         self.drop_unused_nodes();
         full.map_or(Ok(()), Err)
+    }
+
+    /// This node has another address now.
+    pub fn set_me(&mut self, me: PeerAddr) {
+        self.me = me;
+        self.desired.nodes.set(0, node(me, NodeKind::Xylem));
+    }
+
+    /// A node is at another address now. It keeps its id, so that flows to and from it go on; but
+    /// not if somebody known is at that address already.
+    fn move_node(&mut self, from: PeerAddr, to: PeerAddr) {
+        if from == to || self.nodes.contains_key(&to) {
+            return;
+        }
+        let Some(id) = self.nodes.remove(&from) else { return };
+        self.nodes.insert(to, id);
+        self.desired.peers.remove(from);
+        self.desired.peers.set(to, id);
+        self.path_mtus.remove(&id);
+        if let Some(known) = self.desired.nodes.get(id).copied() {
+            let moved = Node { addr: to.addr, port: to.port.to_be(), mtu: 0, ..known };
+            self.desired.nodes.set(id, without_next_hop(moved));
+        }
+        self.targets_changed = true;
     }
 
     /// The id of the node at this address, made if it is not there.

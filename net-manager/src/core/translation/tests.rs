@@ -398,6 +398,25 @@ fn announced_peers_are_accepted_until_they_are_no_longer() {
     assert_eq!(node.subnet_net_v4, u32::from_be_bytes([10, 18, 1, 64]).to_be());
     assert_eq!(node.subnet_mask_v4, 0xffff_ffc0_u32.to_be());
 
+    // It moves, and what flows to it goes on.
+    let mut two = view(2, &[], &[(0, 1, 66)]);
+    translation.learn(&two).unwrap();
+    maps.apply(&mut translation, usize::MAX);
+    let instances = maps.held.instances.clone();
+    let mut moved = peer(4, PeerKind::Oakestra);
+    moved.worker_id = "w1".into();
+    translation.set_peers(&[moved]).unwrap();
+    two.instances.get_mut(&0).unwrap().location.as_mut().unwrap().node = host(4);
+    translation.learn(&two).unwrap();
+    maps.apply(&mut translation, usize::MAX);
+    assert_eq!(maps.held.peers.iter().collect::<Vec<_>>(), [(host(4), &id)]);
+    assert_eq!(maps.held.nodes.get(id).unwrap().addr, host(4).addr);
+    assert_eq!(maps.held.instances, instances);
+    translation.forget(name(2));
+    translation.set_peers(&[peer(1, PeerKind::Oakestra)]).unwrap();
+    maps.apply(&mut translation, usize::MAX);
+    assert_eq!(maps.held.peers.get(host(1)), Some(&id));
+
     translation.learn(&view(1, &[], &[(0, 1, 65)])).unwrap();
     translation.set_peers(&[]).unwrap();
     maps.apply(&mut translation, usize::MAX);
@@ -586,8 +605,9 @@ proptest! {
                     }
                 }
                 Step::Peers(hosts) => {
-                    let peers: Vec<Peer> = hosts.iter().map(|n| Peer {
-                        worker_id: n.to_string(),
+                    // The same workers, at other addresses each time.
+                    let peers: Vec<Peer> = hosts.iter().enumerate().map(|(i, n)| Peer {
+                        worker_id: i.to_string(),
                         endpoint: TunnelEndpoint {
                             host_ip: host(*n).addr.to_ip(),
                             host_port: host(*n).port,

@@ -15,8 +15,8 @@ use net_maps::Name;
 use tracing::{debug, info, warn};
 use xylem_types::{
     mqtt::{
-        InterestRemove, NetDeployed, PeersRequest, SubnetGrant, SubnetRequest, TableAnswer,
-        TableQuery, TunnelEndpoint,
+        AddressChanged, InterestRemove, NetDeployed, PeersRequest, SubnetGrant, SubnetRequest,
+        TableAnswer, TableQuery, TunnelEndpoint,
     },
     port::PortMapping,
 };
@@ -50,6 +50,8 @@ pub enum Effect {
     Remember(Subnet),
     /// A map had no room.
     ReportFull(MapFull),
+    /// An instance is reached at another underlay address.
+    Moved(AddressChanged),
     /// Ask who sends tunnel packets.
     AskPeer(PeersRequest),
     /// The flows that this node opened from this instance IP were not its to open.
@@ -211,10 +213,7 @@ impl Worker {
     /// missed meanwhile is said and asked anew.
     pub fn on_connected(&mut self) {
         self.connected = true;
-        self.effects.push(Effect::RequestSubnet(SubnetRequest {
-            method: "GET".into(),
-            endpoint: Some(self.me),
-        }));
+        self.request_subnet();
         let local: Vec<LocalInstance> = self.translation.local().collect();
         for name in self.interests.iter() {
             self.effects.push(Effect::Follow(name));
@@ -404,6 +403,14 @@ impl Worker {
                 self.drop_interest(name);
             }
         }
+    }
+
+    /// Says where this node is reached as well.
+    fn request_subnet(&mut self) {
+        self.effects.push(Effect::RequestSubnet(SubnetRequest {
+            method: "GET".into(),
+            endpoint: Some(self.me),
+        }));
     }
 
     fn use_subnet(&mut self, subnet: Subnet) {

@@ -1,13 +1,17 @@
 //! What is done about other nodes: who they are, whether they are reached, and whether what they
 //! send is theirs.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use net_common::{Addr, Policy};
 use tracing::{debug, info, warn};
 use xylem_types::{
     load::Loads,
-    mqtt::{Peer, PeersRequest, TableQuery, TunnelEndpoint},
+    mqtt::{AddressChanged, Peer, PeersRequest, TableQuery, TunnelEndpoint},
 };
 
 use super::{Effect, Worker};
@@ -44,6 +48,33 @@ impl Strangers {
 }
 
 impl Worker {
+    /// This node is reached at another address now, and says so at once.
+    pub fn on_address(&mut self, address: Ipv4Addr) {
+        let host_ip = IpAddr::from(address);
+        if self.me.host_ip == host_ip {
+            return;
+        }
+        info!(%address, before = %self.me.host_ip, "this node has another address now");
+        self.me.host_ip = host_ip;
+        let port = self.me.host_port;
+        self.translation.set_me(PeerAddr { addr: address.into(), port });
+        if !self.connected {
+            // With the next session everything is said anew.
+            return;
+        }
+        // Our cluster moves the instances along; Oakestra's is told of each.
+        self.request_subnet();
+        let moved = self.translation.local().map(|local| {
+            Effect::Moved(AddressChanged {
+                appname: local.name.to_string(),
+                instance_number: local.number,
+                host_ip: host_ip.to_string(),
+                host_port: port,
+            })
+        });
+        self.effects.extend(moved);
+    }
+
     /// The cluster announced everybody from whom tunnel packets are accepted.
     pub fn on_peers(&mut self, peers: &[Peer]) {
         debug!(peers = peers.len(), "the cluster announced this node's peers");
