@@ -7,38 +7,26 @@ use std::{
 };
 
 use net_common::{DropReason, Policy, ProgramCounter};
+use net_manager::metrics::METRICS;
 use serde::Deserialize;
 
-/// What the net manager exports, with the labels of each.
-const EXPORTED: [(&str, &[&str]); 24] = [
-    ("xylem_net_connected", &[]),
-    ("xylem_net_drop_bytes_total", &["reason"]),
-    ("xylem_net_drops_total", &["reason"]),
-    ("xylem_net_instance_active_flows", &["service", "instance"]),
-    ("xylem_net_instance_bytes_total", &["service", "instance", "direction"]),
-    ("xylem_net_instance_new_flows_total", &["service", "instance"]),
-    ("xylem_net_instance_packets_total", &["service", "instance", "direction"]),
-    ("xylem_net_knowledge_age_seconds", &["service"]),
-    ("xylem_net_map_capacity", &["map"]),
-    ("xylem_net_map_entries", &["map"]),
-    ("xylem_net_map_pressure_ratio", &["map"]),
-    ("xylem_net_miss_resolution_seconds", &["le"]),
-    ("xylem_net_peer_loss_ratio", &["peer"]),
-    ("xylem_net_peer_rtt_seconds", &["peer"]),
-    ("xylem_net_peer_up", &["peer"]),
-    ("xylem_net_program_packets_total", &["action"]),
-    ("xylem_net_program_run_seconds_total", &["program"]),
-    ("xylem_net_program_runs_total", &["program"]),
-    ("xylem_net_query_seconds", &["le"]),
-    ("xylem_net_service_active_flows", &["service", "policy"]),
-    ("xylem_net_service_bytes_total", &["service", "policy", "direction"]),
-    ("xylem_net_service_new_flows_total", &["service", "policy"]),
-    ("xylem_net_service_packets_total", &["service", "policy", "direction"]),
-    ("xylem_net_table_share_moved_ratio", &["service", "policy"]),
+/// Labels of the metrics, those of histograms, and those that Prometheus gives.
+const LABELS: [&str; 11] = [
+    "action",
+    "direction",
+    "instance",
+    "job",
+    "le",
+    "map",
+    "peer",
+    "policy",
+    "program",
+    "reason",
+    "service",
 ];
 
 fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts")
 }
 
 #[derive(Deserialize)]
@@ -125,7 +113,7 @@ fn compared(text: &str) -> BTreeMap<&str, BTreeSet<&str>> {
 fn every_metric_that_is_shown_is_exported_and_the_other_way_round() {
     let queries = queries();
     let used: BTreeSet<&str> = queries.iter().flat_map(|query| names(query)).collect();
-    let exported: BTreeSet<&str> = EXPORTED.iter().map(|(name, _)| *name).collect();
+    let exported = BTreeSet::from(METRICS);
     let unknown: Vec<_> = used.difference(&exported).collect();
     assert!(unknown.is_empty(), "not exported: {unknown:?}");
     let unused: Vec<_> = exported.difference(&used).collect();
@@ -134,12 +122,11 @@ fn every_metric_that_is_shown_is_exported_and_the_other_way_round() {
 
 #[test]
 fn labels_exist_and_are_compared_with_what_they_can_be() {
-    let known: BTreeSet<&str> = EXPORTED.iter().flat_map(|(_, labels)| *labels).copied().collect();
     let reasons: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
     let actions: BTreeSet<_> = ProgramCounter::ALL.iter().map(|counter| counter.name()).collect();
     for query in queries() {
         for (label, values) in compared(&query) {
-            assert!(known.contains(label), "no metric has the label {label}: {query}");
+            assert!(LABELS.contains(&label), "no metric has the label {label}: {query}");
             let values = values.into_iter().filter(|value| !value.starts_with('$'));
             for value in values {
                 let can_be = match label {
@@ -189,34 +176,4 @@ fn every_alert_says_what_to_do() {
         }
     }
     assert!(rules.matches("- alert: ").count() >= 10);
-}
-
-/// The net manager's own list, as soon as it has one.
-#[test]
-fn the_list_is_that_of_the_net_manager() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../net-manager/src");
-    let Some(list) = find_list(&folder) else {
-        eprintln!("net-manager has no list METRICS: nothing is compared");
-        return;
-    };
-    let exported: BTreeSet<&str> = EXPORTED.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names(&list), exported);
-}
-
-/// The text between `METRICS` and the end of that constant.
-fn find_list(folder: &Path) -> Option<String> {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            if let Some(list) = find_list(&path) {
-                return Some(list);
-            }
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            if let Some((_, list)) = text.split_once("const METRICS") {
-                return list.split("];").next().map(ToOwned::to_owned);
-            }
-        }
-    }
-    None
 }
