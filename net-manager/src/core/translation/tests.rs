@@ -207,6 +207,21 @@ fn an_answer_becomes_a_service_that_can_be_dialled() {
 }
 
 #[test]
+fn both_families_of_a_policy_share_a_table() {
+    let mut translation = Translation::new(me(), Capacities::default());
+    let mut view = view(1, &[Policy::Closest, Policy::Affinity], &[(0, 1, 2)]);
+    let v6: Addr = "fdff:1000::1".parse::<std::net::Ipv6Addr>().unwrap().into();
+    view.addresses.insert(v6, Policy::Closest);
+    translation.learn(&view).unwrap();
+    for addr in [service_ip(1, Policy::Closest), v6, service_ip(1, Policy::Affinity)] {
+        assert_eq!(translation.dial(addr), Ok(true));
+    }
+    let slot = |addr| translation.desired().services.get(addr).unwrap().slot;
+    assert_eq!(slot(v6), slot(service_ip(1, Policy::Closest)));
+    assert_ne!(slot(v6), slot(service_ip(1, Policy::Affinity)));
+}
+
+#[test]
 fn a_local_instance_is_known_by_name_before_its_instance_ip_is() {
     let mut translation = Translation::new(me(), Capacities::default());
     let mut maps = Maps::default();

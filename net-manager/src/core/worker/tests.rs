@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use xylem_types::mqtt::{InstanceEntry, IpType, ServiceAddress};
+use xylem_types::mqtt::{InstanceEntry, IpType, PeersRequest, ServiceAddress};
 
 use super::*;
 use crate::core::{tables::PeerAddr, translation::Capacities};
@@ -211,4 +211,102 @@ fn without_a_subnet_the_reason_is_said() {
     worker.on_grant(&SubnetGrant { address: "10.18.3.0".into(), error: None, ..grant });
     assert_eq!(worker.lease().unwrap().v4, Ipv4Addr::new(10, 18, 3, 2));
     assert!(matches!(&worker.take_effects()[..], [Effect::Remember(_)]));
+}
+
+#[test]
+fn the_second_address_of_a_service_asks_nobody_and_waits_for_nothing() {
+    let mut worker = worker();
+    let closest = service_address(IpType::Closest, "10.30.0.3");
+    let mut answer = answer("10.30.0.1", "10.18.1.2", "192.0.2.2");
+    answer.service_ip.push(closest);
+    worker.on_miss(EventKind::Miss, addr("10.30.0.1"), packet(1), NOW);
+    worker.on_answer(&answer, NOW);
+    worker.take_effects();
+    let installed = |worker: &Worker| {
+        let services = worker.translation().desired().services.iter();
+        services.map(|(addr, _)| addr.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(installed(&worker), ["10.30.0.1"]);
+    for (n, dialled) in [(2, "10.30.0.3"), (3, "10.30.0.2")] {
+        worker.on_miss(EventKind::Miss, addr(dialled), packet(n), NOW);
+        assert_eq!(worker.take_effects(), [Effect::SendOn(packet(n))]);
+    }
+    assert_eq!(installed(&worker), ["10.30.0.1", "10.30.0.2", "10.30.0.3"]);
+}
+
+fn peer_addr(last: u8) -> PeerAddr {
+    PeerAddr { addr: Ipv4Addr::new(192, 0, 2, last).into(), port: 50103 }
+}
+
+#[test]
+fn an_unknown_sender_is_asked_for_once_and_a_known_one_not() {
+    let mut worker = worker();
+    worker.on_answer(&answer("10.30.0.1", "10.18.1.2", "192.0.2.2"), NOW);
+    worker.take_effects();
+    worker.on_unknown_peer(peer_addr(2), NOW);
+    assert_eq!(worker.take_effects(), [], "it was announced meanwhile");
+    worker.on_unknown_peer(peer_addr(9), NOW);
+    worker.on_unknown_peer(peer_addr(9), NOW + Duration::from_secs(29));
+    let sender = TunnelEndpoint { host_ip: Ipv4Addr::new(192, 0, 2, 9).into(), host_port: 50103 };
+    let asked = Effect::AskPeer(PeersRequest { sender });
+    assert_eq!(worker.take_effects(), std::slice::from_ref(&asked));
+    worker.on_unknown_peer(peer_addr(9), NOW + Duration::from_secs(30));
+    assert_eq!(worker.take_effects(), [asked]);
+}
+
+#[test]
+fn who_sends_in_the_name_of_an_instance_elsewhere_loses_its_flows() {
+    let mut worker = worker();
+    worker.on_answer(&answer("10.30.0.1", "10.18.1.2", "192.0.2.2"), NOW);
+    worker.take_effects();
+    let lives_on = *worker.translation().desired().peers.get(peer_addr(2)).unwrap();
+    let foreign = lives_on + 40;
+    let src = addr("10.30.0.2");
+
+    // Known from memory.
+    worker.on_learned_source(lives_on, src, NOW);
+    assert_eq!(worker.take_effects(), []);
+    assert!(worker.translation().desired().services.get(src).is_some(), "the programs check it");
+    worker.on_learned_source(foreign, src, NOW);
+    assert_eq!(worker.take_effects(), [Effect::RemoveFlowsFrom { node: foreign, src }]);
+
+    // Known to the cluster, which is asked once.
+    worker.translation_mut().forget(name(WEB));
+    worker.on_learned_source(foreign, src, NOW);
+    worker.on_learned_source(foreign, src, NOW);
+    assert_eq!(worker.take_effects(), [query_sip("10.30.0.2")]);
+    worker.on_answer(&answer("10.30.0.2", "10.18.1.2", "192.0.2.2"), NOW);
+    let removed = worker
+        .take_effects()
+        .into_iter()
+        .filter(|effect| matches!(effect, Effect::RemoveFlowsFrom { .. }));
+    assert_eq!(removed.count(), 1);
+
+    // Known to nobody: it may be too new.
+    let other = addr("10.30.7.7");
+    worker.on_learned_source(foreign, other, NOW);
+    worker.take_effects();
+    let unknown = TableAnswer { query_key: "10.30.7.7".into(), ..TableAnswer::default() };
+    worker.on_answer(&unknown, NOW);
+    assert_eq!(worker.take_effects(), []);
+}
+
+#[test]
+fn another_address_of_this_node_is_announced_with_its_instances() {
+    let mut worker = worker();
+    let lease = worker.lease().unwrap();
+    worker.attach(name(WEB), 0, lease, 7, NOW).unwrap();
+    worker.on_connected();
+    worker.take_effects();
+    let other = Ipv4Addr::new(192, 0, 2, 77);
+    worker.on_address(other);
+    let effects = worker.take_effects();
+    let [Effect::RequestSubnet(request), Effect::Moved(moved)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(request.endpoint.unwrap().host_ip, other);
+    assert_eq!((moved.appname.as_str(), moved.host_ip.as_str()), (WEB, "192.0.2.77"));
+    worker.on_address(other);
+    assert_eq!(worker.take_effects(), [], "that is known");
+    assert_eq!(worker.translation().desired().nodes.get(0).unwrap().addr, other.into());
 }
