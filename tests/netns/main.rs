@@ -11,6 +11,7 @@ mod faults;
 mod first_packet;
 mod ipv6;
 mod operations;
+mod outside;
 mod path;
 mod path_mtu;
 mod scene;
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
 
 /// The trials, each with its part of the platform; the last one drops it.
 fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
-    let list: [(&str, Check); 40] = [
+    let list: [(&str, Check); 42] = [
         ("tcp_stream_same_node", |scene| traffic::tcp_stream(scene, scene.near.rr_ip)),
         ("tcp_stream_across_nodes", |scene| traffic::tcp_stream(scene, scene.far.rr_ip)),
         ("tcp_requests", traffic::tcp_requests),
@@ -74,6 +75,8 @@ fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
         ("node_whose_answers_are_lost_gets_no_new_flows", failover::cut_back),
         ("streams_learn_the_mtu_of_the_underlay", path_mtu::streams),
         ("datagrams_learn_the_mtu_of_the_underlay", path_mtu::datagrams),
+        ("clients_outside_reach_published_ports", outside::published),
+        ("instances_talk_to_the_outside_where_they_may", outside::masquerade),
         ("a_gigabyte_crosses_the_kernel_alone", path::gigabyte),
         ("sockets_are_not_joined_unless_asked_for", socket::off_by_default),
         ("joined_sockets_carry_streams_unharmed", socket::streams),

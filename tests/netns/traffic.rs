@@ -70,7 +70,7 @@ pub fn ping(scene: &Scene) -> Result<()> {
 }
 
 /// One echo request from a raw socket; the answer must come from the address that was pinged.
-fn ping_once(server: Ipv4Addr, id: u16) -> Result<()> {
+pub fn ping_once(server: Ipv4Addr, id: u16) -> Result<()> {
     let socket =
         socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), Some(SockProtocol::Icmp))?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(5))?;
