@@ -121,7 +121,7 @@ fn enter(ctx: &SockOpsContext) -> Option<()> {
         flow: flow_key,
         peer: peer_of(flow),
     };
-    JOINED.insert(&key, &joined, u64::from(BPF_ANY)).ok()?;
+    JOINED.insert(key, joined, u64::from(BPF_ANY)).ok()?;
     // To be told when it closes.
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     let mut key = key;
@@ -131,7 +131,7 @@ fn enter(ctx: &SockOpsContext) -> Option<()> {
         .and_then(|()| SOCKETS.update(&mut key, unsafe { &mut *ctx.ops }, u64::from(BPF_ANY)));
     if entered.is_err() {
         // What is not there need not be removed.
-        let _ = JOINED.remove(&key);
+        let _ = JOINED.remove(key);
     }
     Some(())
 }
@@ -145,7 +145,7 @@ fn leave(ctx: &SockOpsContext) -> Option<()> {
     let joined = unsafe { JOINED.get(key) }?;
     // SAFETY: the context that the kernel passed.
     if joined.cookie == unsafe { bpf_get_socket_cookie(ctx.as_ptr()) } {
-        let _ = JOINED.remove(&key);
+        let _ = JOINED.remove(key);
     }
     Some(())
 }
@@ -160,7 +160,7 @@ pub fn socket_message(ctx: SkMsgContext) -> u32 {
 #[inline(always)]
 fn redirect(ctx: &SkMsgContext) -> Option<()> {
     let key = key_of_message(ctx)?;
-    let joined = JOINED.get_ptr_mut(&key)?;
+    let joined = JOINED.get_ptr_mut(key)?;
     // SAFETY: an element of a map, valid while the program runs. If it is reused meanwhile, its
     // contents do not fit the sockets that are looked at, and the message goes by TCP.
     let joined = unsafe { &mut *joined };
