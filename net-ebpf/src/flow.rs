@@ -117,15 +117,7 @@ pub fn follow(
         tunnel::check_instance_mtu(ctx, packet)?;
     }
     // SAFETY: as in `entry`.
-    let flags = unsafe { (*flow).flags };
-    if flags & (CONFIRMED | REPLY) == 0 && packet.confirms() && !packet.is_error() {
-        // SAFETY: as in `entry`.
-        let packets = unsafe { (*flow).packets };
-        // A stream that nobody answers is not looked at again and again.
-        if packets < 8 || packets % UNANSWERED == 0 {
-            confirm(packet, key, flow);
-        }
-    }
+    let (flags, packets) = unsafe { ((*flow).flags, (*flow).packets) };
     let ifindex = account(packet, flow);
     if packet.is_error() {
         // SAFETY: as in `entry`.
@@ -134,6 +126,15 @@ pub fn follow(
     } else {
         // SAFETY: as in `entry`.
         rewrite::packet(ctx, packet, unsafe { &*flow })?;
+    }
+    // Last, because the entry is another one afterwards, and this packet is to be counted in it. A
+    // stream that nobody answers is not looked at again and again.
+    if flags & (CONFIRMED | REPLY) == 0
+        && packet.confirms()
+        && !packet.is_error()
+        && (packets < 8 || packets % UNANSWERED == 0)
+    {
+        confirm(packet, key, flow);
     }
     if let Some(peer) = peer {
         if packet.is_syn() {
@@ -230,7 +231,7 @@ fn confirm(packet: &Packet, key: &FlowKey, flow: *mut Flow) {
     let Some(answers) = OPENING.get_ptr_mut(answers_key) else { return };
     // SAFETY: as in `entry`. What other CPUs count in between is lost.
     unsafe {
-        if (*answers).packets == 0 && (packet.is_tcp() || (*flow).packets < UNANSWERED) {
+        if (*answers).packets == 0 && (packet.is_tcp() || (*flow).packets <= UNANSWERED) {
             return;
         }
         (*flow).flags |= CONFIRMED;

@@ -12,6 +12,7 @@ mod harness;
 mod ipv6;
 mod local;
 mod misses;
+mod model;
 mod opinion;
 mod packets;
 mod policy;
