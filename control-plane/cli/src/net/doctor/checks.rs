@@ -190,8 +190,9 @@ fn kernel(facts: &Facts) -> Vec<Check> {
 /// The socket path between instances of one node is an option: nothing of it is required.
 fn socket_path(facts: &Facts) -> Vec<Check> {
     let kernel = &facts.kernel;
+    let there = if facts.is_socket_path_on { "used" } else { "not used" };
     let option = |feature, support: &Support, why| {
-        let chosen = if support.is_there() { "if configured" } else { "not offered" };
+        let chosen = if support.is_there() { there } else { "not offered" };
         let status = if support.is_there() { Status::Ok } else { Status::Off };
         check(feature, status, yes(support), chosen, why)
     };
@@ -200,7 +201,7 @@ fn socket_path(facts: &Facts) -> Vec<Check> {
             "cgroup v2",
             Status::Ok,
             path.display().to_string(),
-            "if configured",
+            there,
             "socket programs see the sockets of its groups",
         ),
         None => check(
@@ -211,7 +212,21 @@ fn socket_path(facts: &Facts) -> Vec<Check> {
             "without it sockets of one node are not joined; packets take the usual way",
         ),
     };
+    let socket_path = if facts.is_socket_path_on {
+        check(
+            "socket path",
+            Status::Ok,
+            "on",
+            "used",
+            "bytes between instances here skip the stack",
+        )
+    } else {
+        let why = "an option: bytes between instances of one node go as packets; see --socket-path of \
+                   xylem-net-manager";
+        check("socket path", Status::Off, "off", "not used", why)
+    };
     vec![
+        socket_path,
         option("sock_ops programs", &kernel.sock_ops, "they see connections begin"),
         option("sk_msg programs", &kernel.sk_msg, "they see what is sent"),
         option("sockhash", &kernel.sock_hash, "sockets of one node that may be joined"),

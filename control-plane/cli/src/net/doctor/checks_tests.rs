@@ -67,6 +67,7 @@ fn healthy() -> Facts {
         memlock: None,
         data_path: DataPath::Here(Box::new(pinned)),
         is_managed: Some(true),
+        is_socket_path_on: false,
         programs: vec![program("uplink3", "from_uplink"), program("xy1", "from_instance"), xdp],
     }
 }
@@ -180,6 +181,18 @@ fn xdp_is_off_on_a_veth_and_says_why() {
 
     let healthy = healthy();
     assert_eq!(found(&healthy, "XDP on the uplink").chosen, "native");
+}
+
+#[test]
+fn the_socket_path_is_an_option() {
+    let mut facts = healthy();
+    assert_eq!(found(&facts, "socket path").status, Status::Off);
+    assert_eq!(found(&facts, "sockhash").chosen, "not used");
+    facts.is_socket_path_on = true;
+    assert_eq!(found(&facts, "socket path").status, Status::Ok);
+    assert_eq!(found(&facts, "sockhash").chosen, "used");
+    facts.kernel.sock_hash = Support::No;
+    assert_eq!(found(&facts, "sockhash").chosen, "not offered");
 }
 
 #[test]

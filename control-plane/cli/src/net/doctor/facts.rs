@@ -6,7 +6,9 @@ use std::{
 };
 
 use net_common::{Config, LAYOUT_VERSION};
-use net_maps::{MapUsage, OpenError, PinnedMaps, PinnedProgram, other_layouts, pinned_programs};
+use net_maps::{
+    MapUsage, OpenError, PinnedMaps, PinnedProgram, layout_dir, other_layouts, pinned_programs,
+};
 use net_probe::{Kernel, Link};
 use nix::{
     errno::Errno,
@@ -21,6 +23,9 @@ use nix::{
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_BPF: u32 = 39;
+
+/// Name of the pin by which the net manager keeps the socket path on, in the layout's folder.
+const SOCKET_LINK: &str = "socket_state";
 
 #[derive(Debug)]
 pub(super) struct Facts {
@@ -38,6 +43,8 @@ pub(super) struct Facts {
     /// Whether a net manager holds the root; absent if that cannot be told.
     pub(super) is_managed: Option<bool>,
     pub(super) programs: Vec<PinnedProgram>,
+    /// Whether sockets of instances of this node are joined.
+    pub(super) is_socket_path_on: bool,
 }
 
 /// What is pinned.
@@ -79,6 +86,7 @@ impl Facts {
             data_path: data_path(root),
             is_managed: is_managed(root),
             programs: pinned_programs(root).unwrap_or_default(),
+            is_socket_path_on: layout_dir(root).join(SOCKET_LINK).exists(),
         }
     }
 }
