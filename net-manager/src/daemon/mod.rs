@@ -17,6 +17,7 @@ mod full;
 mod gate;
 pub mod instances;
 mod network;
+mod news;
 mod node;
 mod observation;
 mod ports;
@@ -25,8 +26,7 @@ pub mod start;
 pub mod state;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
+    collections::HashMap,
     path::PathBuf,
     time::Duration,
 };
@@ -57,7 +57,7 @@ use crate::{
     },
     kernel::{
         apply, clock,
-        events::{Miss, Notice},
+        events::Miss,
         inject::{InjectError, Injector},
         sweep::{self, SweepError, Swept},
     },
@@ -66,7 +66,7 @@ use crate::{
 use command::{Command, NotAttached};
 use full::FullMaps;
 use gate::Gate;
-use network::{Network, News, Remover, Watchers};
+use network::{Network, Remover, Watchers};
 use observation::Observation;
 use state::State;
 
@@ -206,70 +206,6 @@ impl Daemon {
             FromCluster::Message(Message::Peers(peers)) => self.worker.on_peers(&peers.peers),
             FromCluster::Message(Message::Load(loads)) => self.worker.on_load(&loads),
             FromCluster::Message(Message::Updated(name)) => self.worker.on_update(name),
-        }
-    }
-
-    fn on_news(&mut self, news: News) {
-        let now = clock::now();
-        match news {
-            News::Paths(paths) => self.worker.on_paths(&paths),
-            News::Address(address) => self.on_address(address),
-            News::NextHops(hops) => self.worker.on_next_hops(&hops.frames, hops.until),
-            News::Notice(Notice::UnknownPeer(peer)) => self.worker.on_unknown_peer(peer, now),
-            News::Notice(Notice::PathMtu { node, peer, bytes }) => {
-                self.worker.on_path_mtu(node, peer, bytes, self.uplink_mtu, now);
-            }
-            News::Notice(Notice::LearnedSource { node, src }) => {
-                self.worker.on_learned_source(node, src, now);
-            }
-        }
-    }
-
-    /// The node is reached at another address now. What its instances have open goes on; what left
-    /// the overlay with the old address, and ports published there, does not.
-    fn on_address(&mut self, address: Ipv4Addr) {
-        let told = self.maps.config().and_then(|config| {
-            self.maps.set_config(&net_common::Config { node_addr: address.into(), ..config })
-        });
-        if let Err(failure) = told {
-            error!(
-                error = %Chain(&failure),
-                "the programs do not know of the node's new address: restart the net manager"
-            );
-        }
-        self.watchers.move_to(address);
-        self.worker.on_address(address);
-    }
-
-    /// Looks at the tables that depend on what is measured.
-    fn on_balance(&mut self) {
-        let mut flows = BTreeMap::new();
-        for id in self.worker.translation().weighed_by_flows() {
-            // Those that were alive when flows were counted, and all that came since: none ends
-            // unseen for longer than from one count to the next.
-            let given = match self.maps.instance_traffic(id) {
-                Ok(traffic) => traffic.new_flows,
-                Err(error) => {
-                    debug!(error = %Chain(&error), "cannot read an instance's counters");
-                    continue;
-                }
-            };
-            let (alive, until) = *self.counted.entry(id).or_insert((0, given));
-            let since = u32::try_from(given.saturating_sub(until)).unwrap_or(u32::MAX);
-            flows.insert(id, alive.saturating_add(since));
-        }
-        self.worker.on_measured(flows, clock::now());
-    }
-
-    /// Flows have been counted: those given since then come on top.
-    fn recount(&mut self) {
-        self.counted.clear();
-        for id in self.worker.translation().weighed_by_flows() {
-            if let Ok(traffic) = self.maps.instance_traffic(id) {
-                let counted = self.sweeper.last.flows_by_instance.get(&id).copied().unwrap_or(0);
-                let alive = u32::try_from(counted).unwrap_or(u32::MAX);
-                self.counted.insert(id, (alive, traffic.new_flows));
-            }
         }
     }
 
