@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 
 /// The trials, each with its part of the platform; the last one drops it.
 fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
-    let list: [(&str, Check); 42] = [
+    let list: [(&str, Check); 43] = [
         ("tcp_stream_same_node", |scene| traffic::tcp_stream(scene, scene.near.rr_ip)),
         ("tcp_stream_across_nodes", |scene| traffic::tcp_stream(scene, scene.far.rr_ip)),
         ("tcp_requests", traffic::tcp_requests),
@@ -85,6 +85,7 @@ fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
         ("joined_sockets_hold_a_bounded_number_of_bytes", socket::slow_reader),
         ("joined_sockets_end_with_their_process", socket::killed),
         ("joined_sockets_need_no_net_manager", socket::without_net_manager),
+        ("joined_sockets_end_with_their_instance", socket::instance_removed),
         ("sockets_with_anothers_address_are_not_joined", socket::anothers_address),
         ("net_managers_may_die", daemons::net_managers_may_die),
     ];

@@ -17,6 +17,9 @@ use net_maps::layout_dir;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use sha2::{Digest, Sha256};
 use xylem_tests::{
+    daemon,
+    deployment::{Wanted, create, scale_up},
+    image::Image,
     load::{ECHO_PORT, transfer},
     wait::wait_for,
 };
@@ -209,6 +212,51 @@ pub fn killed(scene: &Scene) -> Result<()> {
         ensure!(expected.contains(&error), "{error:?}");
         Ok(())
     })
+}
+
+/// Whoever sends to an instance that is taken away is told that it is gone.
+pub fn instance_removed(scene: &Scene) -> Result<()> {
+    let (application, service, instance) = {
+        let platform = scene.platform();
+        let image = Image::of_binary("demo-app", &daemon::demo_app())?;
+        let image = platform.registry.add(&platform.topology.hub.netns, "demo-app", "2", &image)?;
+        let rest = platform.rest()?;
+        let (application, mut services) = create(
+            &rest,
+            "brief",
+            &[Wanted {
+                name: "brief",
+                rr_ip: None,
+                node: Some("worker1"),
+                image: &image,
+                cmd: &["/demo-app", "serve", "--port", "8080"],
+            }],
+        )?;
+        let service = services.pop().context("no service")?;
+        let instance = scale_up(&rest, &service, 1)?.pop().context("no instance")?;
+        (application, service, instance)
+    };
+    with_path(scene, || {
+        let inside = scene.platform().inside(&instance)?;
+        let listener = inside.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)))?;
+        let client = scene.client.run(|| TcpStream::connect((service.rr_ip, PORT)))?;
+        let (server, _) = listener.accept()?;
+        let mut pair = Pair { client, server };
+        pair.client.set_write_timeout(Some(PATIENCE))?;
+        pair.exchange()?;
+        ensure!(joined(scene)?.len() == 2, "both ends are not joined");
+
+        // Its socket is in our hands and outlives it; its network does not.
+        scene.platform().rest()?.remove_instance(&service.id, instance.instance_number)?;
+        let error = wait_for("an error", LIMIT, || match pair.client.write(b"?") {
+            Ok(_) => Err("it still writes"),
+            Err(error) => Ok(error),
+        })?;
+        ensure!(error.kind() != io::ErrorKind::WouldBlock, "nobody says that it is gone");
+        ensure!(joined(scene)?.is_empty(), "its sockets are still joined");
+        Ok(())
+    })?;
+    scene.platform().rest()?.delete_application(&application)
 }
 
 /// An instance that gives itself the addresses of a connection of others gets none of its bytes.
