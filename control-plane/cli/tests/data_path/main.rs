@@ -111,6 +111,34 @@ fn explain_names_every_step_and_changes_nothing() {
 }
 
 #[test]
+fn a_way_out_is_one_line_and_explained() {
+    on_a_new_host(|mut host| {
+        let config = host.maps.config().unwrap();
+        let open = net_common::Config { masquerade_first: 40_000, masquerade_count: 100, ..config };
+        host.maps.set_config(&open).unwrap();
+        let explained = explain(&host, &["client", "203.0.113.1:80"]);
+        assert_eq!(explained.verdict, "leaves-overlay", "{explained:?}");
+        assert!(host.maps.flows().unwrap().is_empty(), "a port was taken");
+
+        host.send_from_client(&syn(Ipv4Addr::new(203, 0, 113, 1), 40_004));
+        let mut ping = Vec::new();
+        etherparse::PacketBuilder::ethernet2([2; 6], [2; 6])
+            .ipv4(CLIENT_NS.octets(), [203, 0, 113, 1], 64)
+            .icmpv4_echo_request(77, 1)
+            .write(&mut ping, b"ping")
+            .unwrap();
+        host.send_from_client(&ping);
+        wait_for("two flows", || (host.maps.flows().unwrap().len() == 4).then_some(()));
+        let shown = host.xylem(&["flows", "--sort", "client"]).ok();
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines.len(), 3, "one line a flow: {shown}");
+        assert!(lines.iter().skip(1).all(|line| line.contains(" outside ")), "{shown}");
+        assert!(lines[1].contains("10.18.0.2 id 77"), "{shown}");
+        assert!(lines[2].contains("10.18.0.2:40004   203.0.113.1:80"), "{shown}");
+    });
+}
+
+#[test]
 fn explain_agrees_with_what_happens() {
     on_a_new_host(|host| {
         let first = explain(&host, &["client", "web:80"]);
