@@ -29,7 +29,8 @@ const TOGETHER: usize = 400;
 /// A program, the interface and the packet.
 type Input = (&'static str, u32, Vec<u8>);
 
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
+/// A setting of the environment, or what is so without.
+pub fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
     env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 

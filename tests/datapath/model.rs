@@ -21,6 +21,7 @@ use proptest::{
 use crate::{
     counts::{Count, Direction},
     frame::{End, datagram, is_v4, segment},
+    fuzz::setting,
     harness::{Context, Datapath, UPLINK, instance, veth},
     opinion::parse,
     packets::{TUNNEL_LEN, tunnelled},
@@ -443,7 +444,7 @@ impl Both<'_> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 128,
+        cases: setting("XYLEM_MODEL_CASES", 128),
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
             "datapath/model.proptest-regressions",
         ))),
