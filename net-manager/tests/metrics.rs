@@ -6,10 +6,15 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use net_manager::metrics::METRICS;
+use net_common::Service;
+use net_manager::metrics::{
+    METRICS,
+    read::{Observed, read},
+};
+use net_maps::Name;
 use support::{Host, cluster::Cluster, on_a_new_host, peer::Underlay, process::Process, wait_for};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -141,6 +146,27 @@ fn every_metric_moves() {
             assert!(text.contains(series), "no {series} in {text}");
         }
         manager.stop().await;
+    });
+}
+
+#[test]
+fn ten_thousand_services_are_read_in_a_moment() {
+    on_a_new_host(|host: Host| async move {
+        host.start().await.stop().await;
+        let mut maps = host.maps();
+        for n in 1..=10_000_u32 {
+            let name = Name::try_from(format!("app{n}.prod.web.prod").as_str()).unwrap();
+            maps.set_name(n, &name).unwrap();
+            let service = Service { policy: 1, slot: n, instance: 0, _pad: 0 };
+            maps.set_service(Ipv4Addr::from(0x0a1e_0000 + n).into(), &service).unwrap();
+        }
+        let started = Instant::now();
+        let reading = read(&host.bpffs(), &[], Observed::default()).unwrap();
+        let took = started.elapsed();
+        let services = reading.maps.iter().find(|size| size.map == "services").unwrap();
+        assert_eq!(services.entries, 10_000);
+        eprintln!("read in {took:?}");
+        assert!(took < Duration::from_secs(3), "{took:?}");
     });
 }
 

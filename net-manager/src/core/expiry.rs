@@ -117,7 +117,7 @@ pub enum Verdict {
     Lives,
     /// It goes, and so does its other half, if that is there.
     Ended {
-        partner: Option<FlowKey>,
+        partner: Option<(FlowKey, Flow)>,
     },
 }
 
@@ -141,7 +141,7 @@ pub fn judge<E>(
         if let Some(other) = look_up(&partner)? {
             let both = own.and(Life::of(&other));
             return Ok(if both.has_ended(key.proto, timeouts, now) {
-                Verdict::Ended { partner: Some(partner) }
+                Verdict::Ended { partner: Some((partner, other)) }
             } else {
                 Verdict::Lives
             });

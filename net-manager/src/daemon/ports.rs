@@ -1,4 +1,8 @@
 //! Which ports of the node are kept for which instance.
+//!
+//! Hosts elsewhere dial them at the node's addresses; what the node's own processes dial there does
+//! not come by the uplink, and they use the instance's addresses. A port at which a process of the
+//! node listens is refused, as container runtimes do, and while it is published no process gets it.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -126,12 +126,8 @@ impl Sweeper {
         match expiry::judge((key, flow), instance.as_ref(), &self.timeouts, self.now, look_up)? {
             Verdict::Lives => self.count(flow),
             Verdict::Ended { partner } => {
-                let other = match partner {
-                    Some(partner) => self.maps.flow(&partner)?.map(|other| (partner, other)),
-                    None => None,
-                };
                 self.remove(key, flow)?;
-                if let Some((partner, other)) = other {
+                if let Some((partner, other)) = partner {
                     self.remove(&partner, &other)?;
                 }
             }

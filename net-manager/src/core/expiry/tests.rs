@@ -136,7 +136,7 @@ fn ended(table: &[(FlowKey, Flow)], now: u64) -> Vec<FlowKey> {
         let now = Duration::from_secs(now);
         let Ok(verdict) = judge((key, flow), Some(&far()), &TIMEOUTS, now, look_up);
         if let Verdict::Ended { partner } = verdict {
-            ended.extend([Some(*key), partner].into_iter().flatten());
+            ended.extend([Some(*key), partner.map(|(key, _)| key)].into_iter().flatten());
         }
     }
     ended.sort_by_key(|key| (key.origin, key.local_port));
