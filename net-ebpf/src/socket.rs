@@ -15,7 +15,7 @@
 //!   none is overtaken;
 //! * the flow is still there, still leads to that socket, and its instance is still the one that
 //!   was chosen; of an instance that is detached, user space removes the sockets;
-//! * the receiver's queue has room;
+//! * it fits into half of the receiver's buffer, so that what then goes by TCP has room as well;
 //! * neither end has another protocol on top (kTLS).
 //!
 //! What the kernel does otherwise with joined sockets, and this cannot mend, is listed in the
@@ -73,7 +73,7 @@ pub fn socket_state(ctx: SockOpsContext) -> u32 {
 /// A connection is established: enters its socket if both its ends are instances of this node.
 #[inline(always)]
 fn enter(ctx: &SockOpsContext) -> Option<()> {
-    if SOCKET_LAYOUT.get(0)?.limit == 0 {
+    if SOCKET_LAYOUT.get(0)?.rcvbuf == 0 {
         return None;
     }
     // SAFETY: the context that the kernel passed.
@@ -167,7 +167,7 @@ fn redirect(ctx: &SkMsgContext) -> Option<()> {
     if joined.flags & BY_TCP != 0 {
         return None;
     }
-    let flow = may_redirect(&key, joined);
+    let flow = may_redirect(&key, joined, ctx.size());
     // A socket that is closed leaves `sockets` before it tells its state.
     let mut peer = joined.peer;
     if flow.is_none()
@@ -182,9 +182,9 @@ fn redirect(ctx: &SkMsgContext) -> Option<()> {
 
 /// Whether a message of the socket at `key` may go past the stack now; its flow, if so.
 #[inline(always)]
-fn may_redirect(key: &SocketKey, joined: &Joined) -> Option<*mut Flow> {
+fn may_redirect(key: &SocketKey, joined: &Joined, bytes: u32) -> Option<*mut Flow> {
     let layout = SOCKET_LAYOUT.get(0)?;
-    if layout.limit == 0 {
+    if layout.rcvbuf == 0 {
         return None;
     }
     // SAFETY: read at once.
@@ -198,7 +198,7 @@ fn may_redirect(key: &SocketKey, joined: &Joined) -> Option<*mut Flow> {
     if !leads_there || !flow::is_current(flow) {
         return None;
     }
-    has_room(layout, joined, peer)?;
+    has_room(layout, joined, peer, bytes)?;
     Some(flow)
 }
 
@@ -211,16 +211,18 @@ fn peer_of(flow: &Flow) -> SocketKey {
 /// Looks at both sockets. The sender's is locked for this message, so that what it has given to
 /// TCP does not change; of the receiver's, what was read stays read.
 #[inline(always)]
-fn has_room(layout: &SocketLayout, joined: &Joined, peer: &Joined) -> Option<()> {
+fn has_room(layout: &SocketLayout, joined: &Joined, peer: &Joined, bytes: u32) -> Option<()> {
     let write_seq: u32 = peek(joined.sock, layout.write_seq)?;
     let copied_seq: u32 = peek(peer.sock, layout.copied_seq)?;
     let waiting: u32 = peek(peer.sock, layout.rmem_alloc)?;
+    let buffer: u32 = peek(peer.sock, layout.rcvbuf)?;
     let cookie: u64 = peek(peer.sock, layout.cookie)?;
     let ulp: u64 = peek(joined.sock, layout.ulp_ops)?;
     let peer_ulp: u64 = peek(peer.sock, layout.ulp_ops)?;
     let fits = write_seq == joined.first_seq
         && copied_seq == write_seq
-        && waiting < layout.limit
+        // Of a full buffer, TCP would drop what comes next, and wait until it tries again.
+        && waiting.saturating_add(bytes) <= buffer / 2
         && cookie == peer.cookie
         && ulp | peer_ulp == 0;
     fits.then_some(())

@@ -111,7 +111,7 @@ pub fn late_reader(scene: &Scene) -> Result<()> {
         client.write_all(b"?")?;
         client.shutdown(Shutdown::Write)?;
         server.read_exact(&mut [0])?;
-        let answer = send(&mut server, 1 << 20)?;
+        let answer = send(&mut server, 32 << 10)?;
         let before = counter(scene)?;
         ensure!(before.bytes > 0, "the answer went by TCP");
         let local = server.local_addr()?;

@@ -55,8 +55,8 @@ pub mod flags {
     Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct SocketLayout {
-    /// Most bytes that may wait in the receive queue of a joined socket.
-    pub limit: u32,
+    /// `sock.sk_rcvbuf`.
+    pub rcvbuf: u32,
     /// `sock_common.skc_cookie`.
     pub cookie: u32,
     /// `sock.sk_backlog.rmem_alloc`.

@@ -34,10 +34,6 @@ const LINK: &str = "socket_state";
 
 const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 
-/// Most bytes that wait in the receive queue of a joined socket, before its connection goes by
-/// TCP. Many connections have larger windows.
-const QUEUE_BYTES: u32 = 4 << 20;
-
 /// Why sockets are not joined.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -240,7 +236,7 @@ fn read_layout() -> Result<SocketLayout, SocketError> {
     let bytes = fs::read(KERNEL_TYPES).map_err(SocketError::NoTypes)?;
     let btf = Btf::parse(&bytes)?;
     Ok(SocketLayout {
-        limit: QUEUE_BYTES,
+        rcvbuf: btf.offset("sock", &["sk_rcvbuf"])?,
         cookie: btf.offset("sock_common", &["skc_cookie"])?,
         rmem_alloc: btf.offset("sock", &["sk_backlog", "rmem_alloc"])?,
         ulp_ops: btf.offset("inet_connection_sock", &["icsk_ulp_ops"])?,
