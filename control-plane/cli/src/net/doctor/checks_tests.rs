@@ -4,9 +4,12 @@ use std::net::Ipv4Addr;
 
 use net_common::Config;
 use net_maps::{MapUsage, PinnedProgram};
-use net_probe::Kernel;
+use net_probe::{Kernel, Link, XdpMode};
 
-use super::*;
+use super::{
+    super::facts::{DataPath, Pinned},
+    *,
+};
 
 fn kernel() -> Kernel {
     Kernel {

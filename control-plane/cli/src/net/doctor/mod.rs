@@ -1,6 +1,7 @@
 //! `xylem net doctor`: what the kernel and the data path are like, what was chosen, and why.
 
 mod checks;
+mod data_path;
 mod facts;
 
 use std::{io::Write, path::Path};
