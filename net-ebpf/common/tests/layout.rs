@@ -14,7 +14,7 @@ fn the_layout_is_that_of_its_version() {
         ("Counter", size_of::<Counter>(), 16),
         ("Traffic", size_of::<Traffic>(), 48),
         ("Endpoint", size_of::<Endpoint>(), 48),
-        ("Event", size_of::<Event>(), 88),
+        ("Event", size_of::<Event>(), 80),
         ("Explanation", size_of::<Explanation>(), 392),
         ("FlowKey", size_of::<FlowKey>(), 44),
         ("Flow", size_of::<Flow>(), 96),
