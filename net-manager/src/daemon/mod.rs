@@ -25,11 +25,7 @@ pub mod purge;
 pub mod start;
 pub mod state;
 
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use net_common::Addr;
 use net_maps::{Name, PinnedMaps};
