@@ -106,21 +106,14 @@ impl Datapath {
         Leased::take()
     }
 
-    /// As [`Self::load`], with maps of other sizes than those of the pool.
-    pub fn load_with(
-        set: impl for<'a, 'b> FnOnce(&'a mut EbpfLoader<'b>) -> &'a mut EbpfLoader<'b>,
-    ) -> Self {
-        let mut datapath = Self::loaded(set);
-        datapath.set_up();
-        datapath
-    }
-
     /// Programs and empty maps, in a namespace of their own, which the thread then is in.
     pub fn loaded(
         set: impl for<'a, 'b> FnOnce(&'a mut EbpfLoader<'b>) -> &'a mut EbpfLoader<'b>,
     ) -> Self {
-        let object = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/xylem.o"))
-            .expect("built by `cargo xtask build-ebpf`");
+        // Another object than the one that the daemons embed: one with a fault, that tests must find.
+        let object = std::env::var("XYLEM_BPF_OBJECT")
+            .unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/xylem.o").to_owned());
+        let object = std::fs::read(object).expect("built by `cargo xtask build-ebpf`");
         let mut loader = EbpfLoader::new();
         let mut bpf =
             set(&mut loader).load(&object).expect("the object loads (the suite needs root)");
@@ -404,13 +397,6 @@ impl Datapath {
 
     pub fn set_flow(&mut self, key: FlowKey, flow: Flow) {
         self.hash::<FlowKey, Flow>("flows").insert(key, flow, 0).expect("room");
-    }
-
-    pub fn remove_flow(&mut self, key: &FlowKey) {
-        for map in ["flows", "opening"] {
-            // It is in one of them.
-            self.hash::<FlowKey, Flow>(map).remove(key).ok();
-        }
     }
 
     pub fn cursor(&mut self, slot: u32) -> u64 {
