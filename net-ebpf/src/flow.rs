@@ -184,7 +184,7 @@ pub fn account(packet: &Packet, flow: *mut Flow) -> u32 {
 
 /// The node of a flow, as long as it can be reached.
 #[inline(always)]
-fn up(node: u32) -> Result<&'static Node, DropReason> {
+pub fn up(node: u32) -> Result<&'static Node, DropReason> {
     let known = NODES.get(node).ok_or(DropReason::NodeDown)?;
     if known.state == NodeState::Up as u32 { Ok(known) } else { Err(DropReason::NodeDown) }
 }

@@ -165,6 +165,8 @@ fn candidate(
             proto: packet.proto,
         }
     } else {
+        // Its node may have gone down a moment before the lookup tables say so.
+        flow::up(instance.node)?;
         let (local_port, remote_port) = packet.ports_awaited();
         FlowKey {
             local: client.instance_ip,

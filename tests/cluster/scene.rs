@@ -125,7 +125,7 @@ impl Scene {
 
 fn interfaces(platform: &Platform) -> Result<Vec<BTreeSet<String>>> {
     let of = |host: &xylem_tests::topology::Host| {
-        let links = host.netns.netlink(async |netlink| link::all(&netlink).await)?;
+        let links = host.netns.netlink(async |netlink| link::up(&netlink).await)?;
         Ok(links.into_iter().map(|(name, _)| name).collect())
     };
     platform.topology.workers.iter().map(of).collect()

@@ -240,6 +240,9 @@ impl Model {
         if state != InstanceState::Up {
             return Err(DropReason::NoInstance);
         }
+        if !self.nodes[&node] {
+            return Err(DropReason::NodeDown);
+        }
         match self.answering.get(&(server, node, line.port, line.is_tcp)) {
             Some((dialled, entry))
                 if *dialled != line.dialled && !entry.is_closing && self.is_current(entry) =>

@@ -87,7 +87,7 @@ fn echo(stream: &mut TcpStream) -> Result<()> {
 
 /// Sends a tunnel packet from one worker to another, by their indexes; not from a socket of the
 /// tunnel's port, which is the net manager's.
-fn send_from_peer(scene: &Scene, from: usize, to: usize, packet: &[u8]) -> Result<()> {
+pub fn send_from_peer(scene: &Scene, from: usize, to: usize, packet: &[u8]) -> Result<()> {
     let platform = scene.platform();
     let [from, to] = [from, to].map(|worker| &platform.topology.workers[worker]);
     let mut outer = Vec::new();

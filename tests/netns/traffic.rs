@@ -17,7 +17,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use xylem_tests::load::{ECHO_PORT, tcp_latency, transfer};
 
-use crate::scene::Scene;
+use crate::{damage, scene::Scene};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -130,17 +130,8 @@ pub fn corrupted(scene: &Scene) -> Result<()> {
     let (source, local) = (scene.client_ip, scene.far.namespace_ip);
     let (good, bad) =
         (datagram(source, local, b"good", false), datagram(source, local, b"bad!", true));
-    {
-        let platform = scene.platform();
-        let worker = &platform.topology.workers;
-        // From the first worker's tunnel address, which the second accepts.
-        worker[0].netns.run(|| -> Result<()> {
-            let tunnel = UdpSocket::bind((worker[0].address, TUNNEL_PORT))?;
-            for packet in [&bad, &good] {
-                tunnel.send_to(packet, (worker[1].address, TUNNEL_PORT))?;
-            }
-            Ok(())
-        })?;
+    for packet in [&bad, &good] {
+        damage::send_from_peer(scene, 0, 1, packet)?;
     }
     listener.set_read_timeout(Some(PATIENCE))?;
     let mut buffer = [0; 64];
@@ -151,8 +142,6 @@ pub fn corrupted(scene: &Scene) -> Result<()> {
     ensure!(scene.dropped(1, DropReason::TunnelMalformed)? == 0, "dropped for another reason");
     Ok(())
 }
-
-const TUNNEL_PORT: u16 = 50103;
 
 fn datagram(source: Ipv4Addr, to: Ipv4Addr, payload: &[u8], corrupt: bool) -> Vec<u8> {
     let mut packet = Vec::new();

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use netlink_packet_route::{
-    link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage},
+    link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
@@ -130,11 +130,12 @@ pub async fn index(netlink: &Handle, ifname: &str) -> Result<u32> {
     link.map(|link| link.header.index).with_context(|| format!("no interface {ifname}"))
 }
 
-/// Name and kind (`veth`, `bridge`, `tun`, …) of every interface; loopback's kind is empty.
+/// Name and kind (`veth`, `bridge`, `tun`, …) of every interface that is up: one that is
+/// down carries nothing. Loopback's kind is empty.
 ///
 /// # Errors
 /// If the kernel does not list its interfaces.
-pub async fn all(netlink: &Handle) -> Result<Vec<(String, String)>> {
+pub async fn up(netlink: &Handle) -> Result<Vec<(String, String)>> {
     let links: Vec<_> = netlink.link().get().execute().try_collect().await?;
     let describe = |link: LinkMessage| {
         let (mut name, mut kind) = (String::new(), String::new());
@@ -153,7 +154,8 @@ pub async fn all(netlink: &Handle) -> Result<Vec<(String, String)>> {
         }
         (name, kind)
     };
-    Ok(links.into_iter().map(describe).collect())
+    let is_up = |link: &LinkMessage| link.header.flags.contains(LinkFlags::Up);
+    Ok(links.into_iter().filter(is_up).map(describe).collect())
 }
 
 /// Every IPv4 destination with a route of its own, as network and prefix length; the default

@@ -61,11 +61,11 @@ pub(crate) fn gather(
         links.extend(found.into_iter().map(link));
     };
     for (host, worker) in platform.topology.workers.iter().zip(&platform.workers) {
-        note(&worker.name, host.netns.netlink(async |netlink| link::all(&netlink).await)?);
+        note(&worker.name, host.netns.netlink(async |netlink| link::up(&netlink).await)?);
     }
     for instance in web.iter().chain([&client]) {
         let address = instance.namespace_ip.context("a running instance has an address")?;
-        let list = || netlink_here(async |netlink| link::all(&netlink).await);
+        let list = || netlink_here(async |netlink| link::up(&netlink).await);
         let parent = &platform.workers[instance.worker].paths.cgroup_parent;
         note(&instance.name, Inside::of_worker(parent, address)?.run(list)?);
     }
