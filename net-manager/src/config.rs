@@ -75,7 +75,7 @@ pub struct Settings {
     /// Nodes that can be known at a time [default: 4096]
     #[arg(long, env = "XYLEM_MAX_NODES")]
     pub max_nodes: Option<u32>,
-    /// Entries of the flow table, two for each established flow [default: 524288]
+    /// Entries of the flow table, two for each established flow [default: 262144]
     #[arg(long, env = "XYLEM_MAX_FLOWS")]
     pub max_flows: Option<u32>,
     /// Seconds after which a silent TCP connection is forgotten [default: 3600]

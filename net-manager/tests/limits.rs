@@ -17,7 +17,7 @@ use net_manager::{
     kernel::{
         clock,
         inject::Injector,
-        sweep::{Pace, Stop, SweepError, sweep},
+        sweep::{Stop, SweepError, sweep},
         veth,
     },
 };
@@ -162,7 +162,7 @@ async fn sweep_a_crowd(host: support::Host, flows: u32) {
     };
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory();
-    let swept = sweep(&host.bpffs(), &config.timeouts, Pace::Pressed, &Stop::default()).unwrap();
+    let swept = sweep(&host.bpffs(), &config.timeouts, &Stop::default()).unwrap();
     // The kernel's account of it lags behind a little, in either direction.
     let more = memory().saturating_sub(before);
     eprintln!("{entries} that live: took {:?}, worked {:?}, {more} KB", swept.took, swept.worked);
@@ -171,7 +171,7 @@ async fn sweep_a_crowd(host: support::Host, flows: u32) {
     assert!(swept.took > swept.worked * 2 || swept.worked < Duration::from_millis(100));
 
     let timeouts = Timeouts { tcp: Duration::ZERO, ..config.timeouts };
-    let swept = sweep(&host.bpffs(), &timeouts, Pace::Pressed, &Stop::default()).unwrap();
+    let swept = sweep(&host.bpffs(), &timeouts, &Stop::default()).unwrap();
     // The kernel's account of it lags behind a little, in either direction.
     let more = memory().saturating_sub(before);
     eprintln!("{entries} that ended: took {:?}, worked {:?}, {more} KB", swept.took, swept.worked);
@@ -198,8 +198,7 @@ fn a_sweep_ends_when_it_is_told_to() {
         fill(&host, 100, 1);
         let stop = Stop::default();
         stop.stop();
-        let ended =
-            sweep(&host.bpffs(), &host.config().timeouts, Pace::Pressed, &stop).unwrap_err();
+        let ended = sweep(&host.bpffs(), &host.config().timeouts, &stop).unwrap_err();
         assert!(matches!(ended, SweepError::Stopped), "{ended}");
     });
 }

@@ -15,7 +15,7 @@ pub const ENDPOINTS: u32 = 4_096;
 
 /// Entries of established flows, two for each flow (*default*); about 200 bytes each, allocated
 /// when there are that many.
-pub const FLOWS: u32 = 524_288;
+pub const FLOWS: u32 = 262_144;
 
 /// Entries of flows that one side has opened and the other has not confirmed, two for each flow
 /// (*default*); the oldest makes room for the newest. Allocated at once.

@@ -55,7 +55,7 @@ use crate::{
         apply, clock,
         events::Miss,
         inject::{InjectError, Injector},
-        sweep::{self, Pace, SweepError, Swept},
+        sweep::{self, SweepError, Swept},
     },
     uplink::{Broker, FromCluster, Message, Session, ToCluster},
 };
@@ -77,8 +77,6 @@ const BALANCE: Duration = Duration::from_millis(500);
 /// How often ended flows are looked for, and how often once the table is half full.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 const SWEEP_CROWD_EVERY: Duration = Duration::from_secs(1);
-/// How full the flow table is when there is a crowd.
-const CROWD: f64 = 0.5;
 
 /// The daemon's task.
 #[derive(Debug)]
@@ -496,11 +494,9 @@ impl Daemon {
 impl Sweeper {
     fn start_if_due(&mut self) {
         if self.running.is_none() && Instant::now() >= self.next {
-            let fill = self.fill(&self.last);
-            let timeouts = self.timeouts.under_pressure(fill);
-            let pace = if fill < CROWD { Pace::Leisurely } else { Pace::Pressed };
+            let timeouts = self.timeouts.under_pressure(self.fill(&self.last));
             let (bpffs_root, stop) = (self.bpffs_root.clone(), self.stop.clone());
-            let look = move || sweep::sweep(&bpffs_root, &timeouts, pace, &stop);
+            let look = move || sweep::sweep(&bpffs_root, &timeouts, &stop);
             self.running = Some(tokio::task::spawn_blocking(look));
         }
     }
@@ -511,7 +507,7 @@ impl Sweeper {
     }
 
     fn interval(&self, swept: &Swept) -> Duration {
-        if self.fill(swept) < CROWD { SWEEP_EVERY } else { SWEEP_CROWD_EVERY }
+        if self.fill(swept) < 0.5 { SWEEP_EVERY } else { SWEEP_CROWD_EVERY }
     }
 
     /// The outcome of the look that is under way; never, without one.

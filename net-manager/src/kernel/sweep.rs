@@ -32,27 +32,10 @@ const FROM_NODE: u32 = 0x8000_0000;
 
 /// Work before the first rest, so that a small table is done in one go.
 const WORK: Duration = Duration::from_millis(20);
+/// How many times as long as the work before it a rest is.
+const REST: u32 = 3;
 /// Entries between two looks at the clock.
 const STRIDE: usize = 256;
-
-/// How much of a CPU a sweep may take once it is longer than [`WORK`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// A twentieth: what has ended takes memory and nothing else.
-    Leisurely,
-    /// A quarter: the table fills up.
-    Pressed,
-}
-
-impl Pace {
-    /// How many times as long as the work before it a rest is.
-    const fn rest(self) -> u32 {
-        match self {
-            Self::Leisurely => 19,
-            Self::Pressed => 3,
-        }
-    }
-}
 
 /// What a sweep did and saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,12 +82,7 @@ impl Stop {
 ///
 /// # Errors
 /// The maps cannot be read or written, or the sweep was stopped.
-pub fn sweep(
-    bpffs_root: &Path,
-    timeouts: &Timeouts,
-    pace: Pace,
-    stop: &Stop,
-) -> Result<Swept, SweepError> {
+pub fn sweep(bpffs_root: &Path, timeouts: &Timeouts, stop: &Stop) -> Result<Swept, SweepError> {
     let table = PinnedMaps::open(bpffs_root)?;
     let mut sweeper = Sweeper {
         maps: PinnedMaps::open(bpffs_root)?,
@@ -113,16 +91,16 @@ pub fn sweep(
         owners: Owners::default(),
         swept: Swept::default(),
     };
-    let mut worker = Worker::new(pace, stop.clone());
+    let mut pace = Pace::new(stop.clone());
     let started = Instant::now();
     table.for_each_flow(|key, flow| {
         if sweeper.swept.entries.is_multiple_of(STRIDE) {
-            worker.rest()?;
+            pace.rest()?;
             sweeper.now = clock::now();
         }
         sweeper.look(&key, &flow)
     })?;
-    Ok(Swept { took: started.elapsed(), worked: worker.worked(), ..sweeper.swept })
+    Ok(Swept { took: started.elapsed(), worked: pace.worked(), ..sweeper.swept })
 }
 
 struct Sweeper {
@@ -184,16 +162,15 @@ impl Sweeper {
 }
 
 /// Rests after work.
-struct Worker {
-    pace: Pace,
+struct Pace {
     stop: Stop,
     worked: Duration,
     since: Instant,
 }
 
-impl Worker {
-    fn new(pace: Pace, stop: Stop) -> Self {
-        Self { pace, stop, worked: Duration::ZERO, since: Instant::now() }
+impl Pace {
+    fn new(stop: Stop) -> Self {
+        Self { stop, worked: Duration::ZERO, since: Instant::now() }
     }
 
     fn worked(&self) -> Duration {
@@ -209,7 +186,7 @@ impl Worker {
             return Ok(());
         }
         self.worked += work;
-        let until = Instant::now() + work * self.pace.rest();
+        let until = Instant::now() + work * REST;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
