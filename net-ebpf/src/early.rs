@@ -113,7 +113,8 @@ fn to_instance(ctx: &XdpContext, config: &Config) -> Option<()> {
     parse(&frame, ETH_LEN, true, packet).ok()?;
     let keys = keys().ok()?;
     keys.key = packet.tunnel_key(OUTSIDE);
-    let flow = FLOWS.get_ptr_mut(&keys.key)?;
+    let key = &keys.key;
+    let flow = FLOWS.get_ptr_mut(key)?;
     // SAFETY: as in `flow::entry`.
     let (node, ifindex) = unsafe { ((*flow).node, (*flow).ifindex) };
     if node != 0

@@ -69,7 +69,7 @@ pub fn ask_who(sender: &PeerKey) {
 /// What people watch, if somebody does.
 #[inline(always)]
 pub fn observe(packet: &Packet, kind: EventKind, value: u32) {
-    if packet.dry_run != 0 || !CONFIG.get(0).is_some_and(|c| c.features & features::OBSERVE != 0) {
+    if packet.dry_run != 0 || CONFIG.get(0).is_none_or(|c| c.features & features::OBSERVE == 0) {
         return;
     }
     write_observation(packet, kind as u32, value);

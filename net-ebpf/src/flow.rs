@@ -236,10 +236,11 @@ fn confirm(packet: &Packet, key: &FlowKey, flow: *mut Flow) {
         }
         (*flow).flags |= CONFIRMED;
         (*answers).flags |= CONFIRMED;
-        if FLOWS.insert(key, &*flow, u64::from(BPF_ANY)).is_err() {
+        let (flow, answers): (&Flow, &Flow) = (&*flow, &*answers);
+        if FLOWS.insert(key, flow, u64::from(BPF_ANY)).is_err() {
             return;
         }
-        if FLOWS.insert(answers_key, &*answers, u64::from(BPF_ANY)).is_err() {
+        if FLOWS.insert(answers_key, answers, u64::from(BPF_ANY)).is_err() {
             let _ = FLOWS.remove(key);
             return;
         }

@@ -37,7 +37,7 @@ pub fn clamp(ctx: &TcContext, packet: &Packet, mtu: u32) {
                 }
                 let wanted = most.to_be_bytes();
                 // At an odd distance each byte is in the other half of a summed word (RFC 1071, 2).
-                let (old, new) = if distance % 2 == 0 {
+                let (old, new) = if distance.is_multiple_of(2) {
                     (u16::from_ne_bytes(announced), u16::from_ne_bytes(wanted))
                 } else {
                     (

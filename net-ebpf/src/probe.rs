@@ -29,6 +29,8 @@ struct Macs {
 pub fn receive(ctx: &TcContext, peer: u32) -> Result<Verdict, DropReason> {
     let frame = Skb(ctx);
     let probe = probe(&frame).ok_or(DropReason::TunnelMalformed)?;
+    // SAFETY: inside the packet, as `at` says, and aligned to a byte.
+    let probe = unsafe { &*probe };
     match (probe.magic, probe.kind) {
         (Probe::MAGIC, Probe::REQUEST) => {
             turn_round(&frame).ok_or(DropReason::Truncated)?;
@@ -47,16 +49,17 @@ pub fn receive(ctx: &TcContext, peer: u32) -> Result<Verdict, DropReason> {
 }
 
 #[inline(always)]
-fn probe<'a>(frame: &'a impl Frame) -> Option<&'a mut Probe> {
-    let probe = frame.at::<[u8; size_of::<Probe>()]>(ETH_LEN + TUNNEL_LEN)?.cast::<Probe>();
-    // SAFETY: inside the packet, as `at` says, and aligned to a byte.
-    Some(unsafe { &mut *probe })
+fn probe(frame: &impl Frame) -> Option<*mut Probe> {
+    Some(frame.at::<[u8; size_of::<Probe>()]>(ETH_LEN + TUNNEL_LEN)?.cast::<Probe>())
 }
 
 /// Whether a tunnel packet asks to be sent back.
 #[inline(always)]
 pub fn is_request(frame: &impl Frame) -> bool {
-    probe(frame).is_some_and(|p| p.magic == Probe::MAGIC && p.kind == Probe::REQUEST)
+    let Some(probe) = probe(frame) else { return false };
+    // SAFETY: as in `receive`.
+    let (magic, kind) = unsafe { ((*probe).magic, (*probe).kind) };
+    magic == Probe::MAGIC && kind == Probe::REQUEST
 }
 
 /// Makes a probe its own answer.
@@ -65,10 +68,11 @@ pub fn turn_round(frame: &impl Frame) -> Option<()> {
     let macs = frame.at::<Macs>(0)?;
     let ip = frame.at::<Ipv4Header>(ETH_LEN)?;
     let udp = frame.at::<UdpHeader>(ETH_LEN + IPV4_LEN)?;
-    probe(frame)?.kind = Probe::REPLY;
+    let probe = probe(frame)?;
     // SAFETY: inside the packet and aligned, as `at` says. The order of addresses and ports does
     // not matter to a checksum; that of UDP is left out (RFC 768), because the kind has changed.
     unsafe {
+        (*probe).kind = Probe::REPLY;
         *macs = Macs { dst: (*macs).src, src: (*macs).dst };
         let (src, dst) = ((*ip).src, (*ip).dst);
         ((*ip).src, (*ip).dst) = (dst, src);
