@@ -3,8 +3,8 @@
 //! ports. Everything else goes on to `from_uplink`.
 //!
 //! Checksums are mended in place (RFC 1624), which is right only where the network card has left
-//! none unfinished: on a veth `CHECKSUM_PARTIAL` cannot be seen, so user space attaches this to real
-//! network cards only.
+//! none unfinished: on a veth `CHECKSUM_PARTIAL` cannot be seen, so user space by itself attaches this
+//! to real network cards only.
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},

@@ -11,9 +11,11 @@ pub enum UplinkXdp {
     /// In the driver of a real network card that has it, else not at all.
     #[default]
     Auto,
-    /// In the driver, or the net manager does not start.
+    /// In the driver, or the net manager does not start. Not for virtual uplinks in service:
+    /// checksums that are unfinished there go wrong in packets to published ports.
     Native,
-    /// In the kernel's stack, for any interface: for tests of what the program does.
+    /// In the kernel's stack, for any interface: for tests of what the program does, with the
+    /// same warning.
     Generic,
     /// Not at all.
     Off,
