@@ -10,21 +10,6 @@ use net_common::{DropReason, Policy, ProgramCounter};
 use net_manager::metrics::METRICS;
 use serde::Deserialize;
 
-/// Labels of the metrics, those of histograms, and those that Prometheus gives.
-const LABELS: [&str; 11] = [
-    "action",
-    "direction",
-    "instance",
-    "job",
-    "le",
-    "map",
-    "peer",
-    "policy",
-    "program",
-    "reason",
-    "service",
-];
-
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts")
 }
@@ -56,8 +41,10 @@ struct Place {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Target {
     expr: String,
+    legend_format: String,
 }
 
 fn dashboard() -> Dashboard {
@@ -72,11 +59,13 @@ fn rules() -> String {
         .fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// Every query of the dashboard, and the rules.
+/// Every query of the dashboard with its legend, and every rule.
 fn queries() -> Vec<String> {
-    let dashboard = dashboard();
-    let panels = dashboard.panels.into_iter().flat_map(|panel| panel.targets);
-    panels.map(|target| target.expr).chain([rules()]).collect()
+    let targets = dashboard().panels.into_iter().flat_map(|panel| panel.targets);
+    let targets = targets.map(|target| format!("{}\n{}", target.expr, target.legend_format));
+    let rules = rules();
+    let rules = rules.split("- ").filter(|rule| rule.contains("expr:"));
+    targets.chain(rules.map(str::to_owned)).collect()
 }
 
 /// The names of metrics in a text; of a histogram its own name.
@@ -109,11 +98,49 @@ fn compared(text: &str) -> BTreeMap<&str, BTreeSet<&str>> {
     values
 }
 
+/// The labels that a query speaks of, but for those of [`compared`].
+fn mentioned(query: &str) -> BTreeSet<&str> {
+    let between = |start: &'static str, end: &'static [char]| {
+        query.match_indices(start).map(move |(at, _)| {
+            let rest = &query[at + start.len()..];
+            &rest[..rest.find(end).unwrap_or(rest.len())]
+        })
+    };
+    let lists = between("by (", &[')']).chain(between("on (", &[')']));
+    lists
+        .flat_map(|list| list.split(", "))
+        .chain(between("$labels.", &[' ', '}']))
+        .chain(between("{{", &['}']).filter(|label| !label.contains(' ')))
+        .collect()
+}
+
+/// The labels that what a query asks for has, as Prometheus stores it: it puts the node it
+/// scraped into `instance`, and an instance of a service into `exported_instance`.
+fn labels(query: &str, recorded: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
+    let of = |name: &str| METRICS.into_iter().find(|(known, _)| *known == name);
+    let exported = names(query).into_iter().filter_map(of).flat_map(|(_, labels)| labels);
+    let stored = exported.map(|label| match *label {
+        "instance" => "exported_instance".to_owned(),
+        label => label.to_owned(),
+    });
+    let recorded = recorded.iter().filter(|(name, _)| query.contains(*name));
+    let recorded = recorded.flat_map(|(_, labels)| labels.clone());
+    stored.chain(recorded).chain(["instance".to_owned(), "job".to_owned()]).collect()
+}
+
+/// The labels of what the rules record, by its name.
+fn recorded() -> BTreeMap<String, BTreeSet<String>> {
+    let queries = queries();
+    let rules = queries.iter().filter_map(|rule| rule.strip_prefix("record: "));
+    let labels = |rule: &str| mentioned(rule).into_iter().map(str::to_owned).collect();
+    rules.map(|rule| (rule.lines().next().unwrap().to_owned(), labels(rule))).collect()
+}
+
 #[test]
 fn every_metric_that_is_shown_is_exported_and_the_other_way_round() {
     let queries = queries();
     let used: BTreeSet<&str> = queries.iter().flat_map(|query| names(query)).collect();
-    let exported = BTreeSet::from(METRICS);
+    let exported = BTreeSet::from(METRICS.map(|(name, _)| name));
     let unknown: Vec<_> = used.difference(&exported).collect();
     assert!(unknown.is_empty(), "not exported: {unknown:?}");
     let unused: Vec<_> = exported.difference(&used).collect();
@@ -124,9 +151,14 @@ fn every_metric_that_is_shown_is_exported_and_the_other_way_round() {
 fn labels_exist_and_are_compared_with_what_they_can_be() {
     let reasons: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
     let actions: BTreeSet<_> = ProgramCounter::ALL.iter().map(|counter| counter.name()).collect();
+    let recorded = recorded();
     for query in queries() {
-        for (label, values) in compared(&query) {
-            assert!(LABELS.contains(&label), "no metric has the label {label}: {query}");
+        let labels = labels(&query, &recorded);
+        let compared = compared(&query);
+        for label in mentioned(&query).into_iter().chain(compared.keys().copied()) {
+            assert!(labels.contains(label), "nothing there has the label {label}: {query}");
+        }
+        for (label, values) in compared {
             let values = values.into_iter().filter(|value| !value.starts_with('$'));
             for value in values {
                 let can_be = match label {

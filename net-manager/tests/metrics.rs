@@ -33,6 +33,9 @@ const MUTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 const UNKNOWN: [u8; 4] = [10, 30, 9, 9];
 const ELSEWHERE: [u8; 4] = [198, 51, 100, 1];
 
+const MOVED: &str =
+    "xylem_net_table_share_moved_ratio{service=\"shop.prod.far.prod\",policy=\"affinity\"}";
+
 async fn scrape() -> String {
     let mut stream = TcpStream::connect(LISTEN).await.unwrap();
     let request = "GET /metrics HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n";
@@ -51,9 +54,9 @@ fn sums(text: &str) -> BTreeMap<&'static str, f64> {
         let (series, value) = line.rsplit_once(' ').unwrap();
         let name = series.split('{').next().unwrap();
         let known = METRICS.iter().find(|known| {
-            **known == name || name.strip_suffix("_count").is_some_and(|name| name == **known)
+            known.0 == name || name.strip_suffix("_count").is_some_and(|name| name == known.0)
         });
-        if let Some(known) = known {
+        if let Some((known, _)) = known {
             *sums.entry(*known).or_default() += value.parse::<f64>().unwrap();
         }
     }
@@ -86,6 +89,8 @@ fn every_metric_moves() {
 
         let mut config = host.config();
         config.metrics_listen = Some(LISTEN.parse().unwrap());
+        // A service with flows is not forgotten.
+        config.timeouts.udp_opening = Duration::from_secs(2);
         let manager = host.start_with(config).await;
         let before = sums(&scrape().await);
         manager.register().await;
@@ -112,8 +117,8 @@ fn every_metric_moves() {
                 let mut moved = moved.borrow_mut();
                 moved
                     .extend(now.iter().filter(|(n, v)| before.get(*n) != Some(v)).map(|(n, _)| *n));
-                let still: Vec<_> = METRICS.iter().filter(|n| !moved.contains(*n)).collect();
-                if still == [&"xylem_net_open_questions"] || still.is_empty() {
+                let still: Vec<_> = METRICS.iter().filter(|(n, _)| !moved.contains(n)).collect();
+                if still.iter().all(|(name, _)| *name == "xylem_net_open_questions") {
                     Ok(())
                 } else {
                     Err(format!("{still:?} do not move"))
@@ -142,9 +147,16 @@ fn every_metric_moves() {
             "xylem_net_program_runs_total{program=\"from_instance\"}",
             "xylem_net_service_packets_total{service=\"shop.prod.far.prod\",policy=\"affinity\"",
             "xylem_net_instance_packets_total{service=\"shop.prod.web.prod\",instance=\"0\"",
+            MOVED,
         ] {
             assert!(text.contains(series), "no {series} in {text}");
         }
+        // Nobody dials it any more, and so it is forgotten, and all that was told of it.
+        wait_for("end of the interest", || async {
+            let text = scrape().await;
+            if text.contains(FAR) { Err(text) } else { Ok(()) }
+        })
+        .await;
         manager.stop().await;
     });
 }

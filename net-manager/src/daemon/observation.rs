@@ -77,7 +77,7 @@ impl Daemon {
             flows_by_instance: last.flows_by_instance.clone(),
             flow_entries: (confirmed as u64, (left - confirmed) as u64),
             sweep_took: last.took,
-            moved: translation.moved(),
+            moved: translation.moved().collect(),
             losses: self.watchers.losses(),
             map_full: self.full.counts(),
         }

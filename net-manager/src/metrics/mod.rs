@@ -16,54 +16,51 @@ use std::sync::atomic::AtomicU64;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode as encode_text},
-    metrics::{
-        counter::{ConstCounter, Counter},
-        family::Family,
-        gauge::Gauge,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
 
 use latency::Latencies;
 use read::Reading;
 
-/// Every metric, as its samples are called; of a histogram without `_bucket`, `_sum` and `_count`.
-pub const METRICS: [&str; 31] = [
-    "xylem_net_connected",
-    "xylem_net_drop_bytes_total",
-    "xylem_net_drops_total",
-    "xylem_net_flow_sweep_seconds",
-    "xylem_net_instance_active_flows",
-    "xylem_net_instance_bytes_total",
-    "xylem_net_instance_new_flows_total",
-    "xylem_net_instance_packets_total",
-    "xylem_net_knowledge_age_seconds",
-    "xylem_net_map_capacity",
-    "xylem_net_map_entries",
-    "xylem_net_map_full_total",
-    "xylem_net_map_pressure_ratio",
-    "xylem_net_miss_resolution_seconds",
-    "xylem_net_open_questions",
-    "xylem_net_peer_loss_ratio",
-    "xylem_net_peer_rtt_seconds",
-    "xylem_net_peer_up",
-    "xylem_net_program_bytes_total",
-    "xylem_net_program_packets_total",
-    "xylem_net_program_run_seconds_total",
-    "xylem_net_program_runs_total",
-    "xylem_net_query_seconds",
-    "xylem_net_service_active_flows",
-    "xylem_net_service_bytes_total",
-    "xylem_net_service_new_flows_total",
-    "xylem_net_service_packets_total",
-    "xylem_net_services",
-    "xylem_net_table_changes_total",
-    "xylem_net_table_share_moved_ratio",
-    "xylem_net_table_share_moved_sum",
+/// Every metric, as its samples are called, with its labels; of a histogram without `_bucket`,
+/// `_sum` and `_count`.
+pub const METRICS: [(&str, &[&str]); 31] = [
+    ("xylem_net_connected", &[]),
+    ("xylem_net_drop_bytes_total", &["reason"]),
+    ("xylem_net_drops_total", &["reason"]),
+    ("xylem_net_flow_sweep_seconds", &[]),
+    ("xylem_net_instance_active_flows", &["service", "instance"]),
+    ("xylem_net_instance_bytes_total", &["service", "instance", "direction"]),
+    ("xylem_net_instance_new_flows_total", &["service", "instance"]),
+    ("xylem_net_instance_packets_total", &["service", "instance", "direction"]),
+    ("xylem_net_knowledge_age_seconds", &["service"]),
+    ("xylem_net_map_capacity", &["map"]),
+    ("xylem_net_map_entries", &["map"]),
+    ("xylem_net_map_full_total", &["map"]),
+    ("xylem_net_map_pressure_ratio", &["map"]),
+    ("xylem_net_miss_resolution_seconds", &["le"]),
+    ("xylem_net_open_questions", &[]),
+    ("xylem_net_peer_loss_ratio", &["peer"]),
+    ("xylem_net_peer_rtt_seconds", &["peer"]),
+    ("xylem_net_peer_up", &["peer"]),
+    ("xylem_net_program_bytes_total", &["action"]),
+    ("xylem_net_program_packets_total", &["action"]),
+    ("xylem_net_program_run_seconds_total", &["program"]),
+    ("xylem_net_program_runs_total", &["program"]),
+    ("xylem_net_query_seconds", &["le"]),
+    ("xylem_net_service_active_flows", &["service", "policy"]),
+    ("xylem_net_service_bytes_total", &["service", "policy", "direction"]),
+    ("xylem_net_service_new_flows_total", &["service", "policy"]),
+    ("xylem_net_service_packets_total", &["service", "policy", "direction"]),
+    ("xylem_net_services", &[]),
+    ("xylem_net_table_changes_total", &["service", "policy"]),
+    ("xylem_net_table_share_moved_ratio", &["service", "policy"]),
+    ("xylem_net_table_share_moved_total", &["service", "policy"]),
 ];
 
 type Counts<L> = Family<L, Counter<u64, AtomicU64>>;
-type Seconds<L> = Family<L, Counter<f64, AtomicU64>>;
+type Sums<L> = Family<L, Counter<f64, AtomicU64>>;
 type Levels<L> = Family<L, Gauge<u64, AtomicU64>>;
 type Ratios<L> = Family<L, Gauge<f64, AtomicU64>>;
 
@@ -118,6 +115,7 @@ pub fn encode(reading: &Reading, latencies: &Latencies) -> String {
     maps(&mut registry, reading);
     peers(&mut registry, reading);
     knowledge(&mut registry, reading);
+    tables(&mut registry, reading);
     latencies.register(&mut registry);
     let mut text = String::new();
     encode_text(&mut text, &registry).expect("writing to a string does not fail");
@@ -181,7 +179,7 @@ fn programs(registry: &mut Registry, reading: &Reading) {
     }
     registry.register("program_packets", "What the programs did with packets", packets);
     registry.register("program_bytes", "Bytes of those IP packets", bytes);
-    let (time, runs) = (Seconds::default(), Counts::default());
+    let (time, runs) = (Sums::default(), Counts::default());
     for run in &reading.runs {
         let labels = OfProgram { program: run.program.clone() };
         time.get_or_create(&labels).inc_by(run.time.as_secs_f64());
@@ -249,17 +247,21 @@ fn knowledge(registry: &mut Registry, reading: &Reading) {
         gauge.set(value);
         registry.register(name, help, gauge);
     }
-    let moved = &observed.moved;
-    let changes = ConstCounter::new(moved.changes);
-    registry.register("table_changes", "Affinity tables replaced by another", changes);
-    for (name, help, value) in [
-        ("table_share_moved_ratio", "Clients that the last moved elsewhere", moved.last_ratio),
-        ("table_share_moved_sum", "Sum over all; with the changes, their mean", moved.sum_ratio),
-    ] {
-        let gauge = Gauge::<f64, AtomicU64>::default();
-        gauge.set(value);
-        registry.register(name, help, gauge);
+}
+
+fn tables(registry: &mut Registry, reading: &Reading) {
+    let (changes, last, sum) = (Counts::default(), Ratios::default(), Sums::default());
+    for (service, policy, moved) in &reading.observed.moved {
+        let labels = OfService { service: service.to_string(), policy: policy.name() };
+        changes.get_or_create(&labels).inc_by(moved.changes);
+        last.get_or_create(&labels).set(moved.last_ratio);
+        sum.get_or_create(&labels).inc_by(moved.sum_ratio);
     }
+    registry.register("table_changes", "Times that an affinity table was replaced", changes);
+    let help = "Share of clients that the last change of the table sent elsewhere";
+    registry.register_with_unit("table_share_moved", help, ratio(), last);
+    let help = "Sum of these shares; divided by the changes, their mean";
+    registry.register("table_share_moved", help, sum);
 }
 
 fn ratio() -> Unit {

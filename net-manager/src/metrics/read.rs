@@ -29,7 +29,8 @@ pub struct Observed {
     /// Entries of the flow table at the last count: established, and not yet.
     pub flow_entries: (u64, u64),
     pub sweep_took: Duration,
-    pub moved: Moved,
+    /// Of every affinity table.
+    pub moved: Vec<(Name, Policy, Moved)>,
     /// Share of lost probes.
     pub losses: BTreeMap<NodeId, f64>,
     pub map_full: BTreeMap<String, u64>,

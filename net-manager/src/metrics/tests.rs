@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use net_common::{Counter, DropReason, Policy, ProgramCounter, Traffic};
 use net_maps::Name;
@@ -47,7 +50,11 @@ fn reading() -> Reading {
             open_questions: 2,
             knowledge_ages: vec![(name(), Duration::from_millis(2500))],
             sweep_took: Duration::from_millis(750),
-            moved: Moved { changes: 3, last_ratio: 0.125, sum_ratio: 0.5 },
+            moved: vec![(
+                name(),
+                Policy::Affinity,
+                Moved { changes: 3, last_ratio: 0.125, sum_ratio: 0.5 },
+            )],
             map_full: BTreeMap::from([("peers".to_owned(), 4)]),
             ..Observed::default()
         },
@@ -64,18 +71,23 @@ fn text() -> String {
 #[test]
 fn what_is_listed_is_exported_and_nothing_else() {
     let text = text();
-    let mut names: Vec<&str> = Vec::new();
+    let mut exported = BTreeMap::<&str, Vec<&str>>::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let name = line.split(['{', ' ']).next().unwrap();
+        let (series, _) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| {
             let name = name.strip_suffix(end)?;
             text.contains(&format!("# TYPE {name} histogram")).then_some(name)
         });
-        names.push(histogram.unwrap_or(name));
+        // No value here has a comma or an equals sign in it.
+        let labels = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0));
+        let known = exported.entry(histogram.unwrap_or(name)).or_default();
+        known.extend(labels);
+        let mut seen = BTreeSet::new();
+        known.retain(|label| seen.insert(*label));
     }
-    names.sort_unstable();
-    names.dedup();
-    assert_eq!(names, METRICS);
+    let listed = METRICS.map(|(name, labels)| (name, labels.to_vec()));
+    assert_eq!(exported, BTreeMap::from(listed));
     assert!(METRICS.is_sorted());
 }
 
@@ -110,9 +122,9 @@ fn every_number_is_where_it_belongs() {
         "connected 1",
         "services 1",
         "open_questions 2",
-        "table_changes_total 3",
-        "table_share_moved_ratio 0.125",
-        "table_share_moved_sum 0.5",
+        r#"table_changes_total{service="shop.prod.web.prod",policy="affinity"} 3"#,
+        r#"table_share_moved_ratio{service="shop.prod.web.prod",policy="affinity"} 0.125"#,
+        r#"table_share_moved_total{service="shop.prod.web.prod",policy="affinity"} 0.5"#,
         r#"miss_resolution_seconds_bucket{le="0.005"} 1"#,
         r#"miss_resolution_seconds_bucket{le="0.002"} 0"#,
         "miss_resolution_seconds_sum 0.003",

@@ -24,12 +24,13 @@ pub(super) struct Balance {
     seen: Vec<Candidate>,
     /// Successive updates from the same candidates that changed nothing.
     quiet: u32,
+    moved: Moved,
 }
 
 impl Balance {
     pub(super) fn new(policy: Policy, name: Name) -> Self {
         let table = LookupTable::new(policy, Seed::of(name.as_str().as_bytes()));
-        Self { table, seen: Vec::new(), quiet: 0 }
+        Self { table, seen: Vec::new(), quiet: 0, moved: Moved::default() }
     }
 
     pub(super) fn with_ids(mut self, ids: Vec<InstanceId>) -> Self {
@@ -55,10 +56,10 @@ impl Balance {
     }
 }
 
-/// How many clients changes of affinity tables sent elsewhere.
+/// How many clients the changes of one affinity table sent elsewhere, as long as it is known here.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Moved {
-    /// Tables that were replaced by another that is not empty, neither being empty.
+    /// How often it was replaced by another, neither being empty.
     pub changes: u64,
     /// Share of clients that the last of them moved, 0 to 1.
     pub last_ratio: f64,
@@ -84,9 +85,12 @@ impl Translation {
         self.unbalanced.extend(names.map(|(name, _)| *name));
     }
 
-    /// What affinity tables moved since the start.
-    pub fn moved(&self) -> Moved {
-        self.moved
+    /// What each affinity table moved. A service that is forgotten takes its counts with it.
+    pub fn moved(&self) -> impl Iterator<Item = (Name, Policy, Moved)> + '_ {
+        self.services.iter().filter_map(|(name, known)| {
+            let balance = known.balances.get(&Purpose::of(Policy::Affinity))?;
+            Some((*name, Policy::Affinity, balance.moved))
+        })
     }
 
     /// Flows in progress to the instances; to those left out there is none.
@@ -130,16 +134,16 @@ impl Translation {
             let balance =
                 known.balances.entry(purpose).or_insert_with(|| Balance::new(policy, name));
             let change = balance.update(settings, &candidates, now);
-            let ids = balance.table.ids();
             if let Some(change) = change
                 && policy == Policy::Affinity
-                && !ids.is_empty()
+                && !balance.table.ids().is_empty()
                 && self.desired.tables.get(slot).is_some()
             {
-                self.moved.changes += 1;
-                self.moved.last_ratio = change.moved;
-                self.moved.sum_ratio += change.moved;
+                balance.moved.changes += 1;
+                balance.moved.last_ratio = change.moved;
+                balance.moved.sum_ratio += change.moved;
             }
+            let ids = balance.table.ids();
             if ids.is_empty() {
                 self.desired.tables.remove(slot);
             } else if self.desired.tables.get(slot).is_none_or(|held| held != ids) {

@@ -129,7 +129,6 @@ pub struct Translation {
     unbalanced: BTreeSet<Name>,
     /// Flows in progress to an instance, as far as that was told.
     flows: BTreeMap<InstanceId, u32>,
-    moved: Moved,
     capacities: Capacities,
     slots: Ids,
     instance_ids: Ids,
@@ -162,7 +161,6 @@ impl Translation {
             offers: BTreeMap::new(),
             unbalanced: BTreeSet::new(),
             flows: BTreeMap::new(),
-            moved: Moved::default(),
             capacities,
             slots: Ids::new(capacities.slots, &none),
             instance_ids: Ids::new(capacities.instances, &none),

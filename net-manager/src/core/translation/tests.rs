@@ -304,9 +304,12 @@ fn a_draining_instance_and_one_on_a_dead_node_get_no_new_flows() {
     assert_eq!(maps.held.instances.get(1).unwrap().state, InstanceState::Draining as u32);
     // The flows that are there stay: nobody has another generation.
     assert_eq!(generations(&maps), before);
-    let moved = translation.moved();
-    assert_eq!(moved.changes, 1);
+    let moved: Vec<_> = translation.moved().collect();
+    let [(of, Policy::Affinity, moved)] = moved[..] else { panic!("{moved:?}") };
+    assert_eq!((of, moved.changes), (name(1), 1));
     assert!((0.6..0.75).contains(&moved.last_ratio), "{moved:?}");
+    translation.forget(name(1));
+    assert_eq!(translation.moved().count(), 0);
 
     // A net manager that starts now goes on from there.
     let mut again = Translation::recover(&maps.held, me(), Capacities::default());
