@@ -11,7 +11,7 @@ use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags, AddressScope},
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State},
-    route::{RouteAttribute, RouteMessage},
+    route::{RouteAttribute, RouteFlags, RouteMessage},
 };
 use nix::errno::Errno;
 use rtnetlink::{
@@ -336,38 +336,17 @@ impl Netlink {
         added.execute().await.map_err(refused(format!("make {address} a neighbour")))
     }
 
-    /// A default route through a gateway that is no address of the link.
+    /// A default route of the gateway's family, through a gateway that is no address of the link.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub async fn add_default_route(
-        &self,
-        index: u32,
-        gateway: Ipv4Addr,
-    ) -> Result<(), NetlinkError> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(gateway)
-            .output_interface(index)
-            .onlink()
-            .build();
-        let added = self.handle.route().add(route).replace().execute().await;
-        added.map_err(refused(format!("route everything through {gateway}")))
-    }
-
-    /// The same for IPv6.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub async fn add_default_route_v6(
-        &self,
-        index: u32,
-        gateway: Ipv6Addr,
-    ) -> Result<(), NetlinkError> {
-        let route = RouteMessageBuilder::<Ipv6Addr>::new()
-            .gateway(gateway)
-            .output_interface(index)
-            .onlink()
-            .build();
+    pub async fn add_default_route(&self, index: u32, gateway: IpAddr) -> Result<(), NetlinkError> {
+        let mut route = match gateway {
+            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build(),
+            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build(),
+        };
+        route.attributes.push(RouteAttribute::Oif(index));
+        route.header.flags |= RouteFlags::Onlink;
         let added = self.handle.route().add(route).replace().execute().await;
         added.map_err(refused(format!("route everything through {gateway}")))
     }

@@ -116,11 +116,11 @@ impl InstanceNamespace {
             netlink.add_address(link.index, lease.v4.into(), 32).await?;
             netlink.set_up(link.index).await?;
             netlink.add_neighbour(link.index, GATEWAY.into(), gateway_mac).await?;
-            netlink.add_default_route(link.index, GATEWAY).await?;
+            netlink.add_default_route(link.index, GATEWAY.into()).await?;
             if let Some(v6) = v6 {
                 netlink.add_address(link.index, v6.into(), 128).await?;
                 netlink.add_neighbour(link.index, GATEWAY_V6.into(), gateway_mac).await?;
-                netlink.add_default_route_v6(link.index, GATEWAY_V6).await?;
+                netlink.add_default_route(link.index, GATEWAY_V6.into()).await?;
             }
             netlink.wait_operational(IFNAME).await?;
             Ok(())
