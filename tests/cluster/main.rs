@@ -11,14 +11,12 @@ mod recovery;
 mod refusals;
 mod scene;
 
-use std::{process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use scene::Scene;
+use xylem_tests::suite::{self, Check};
 
-type Check = fn(&Scene) -> anyhow::Result<()>;
-
-const TRIALS: [(&str, Check); 14] = [
+const TRIALS: [Check<Scene>; 14] = [
     ("an_application_is_deployed_scaled_and_removed", lifecycle::deployed_scaled_and_removed),
     ("a_one_shot_instance_completes", lifecycle::one_shot),
     ("an_invalid_descriptor_is_refused_field_by_field", refusals::invalid_descriptor),
@@ -36,33 +34,5 @@ const TRIALS: [(&str, Check); 14] = [
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // They share the platform, and some of them break it on purpose.
-    arguments.test_threads = Some(1);
-    if arguments.list {
-        return libtest_mimic::run(&arguments, trials(None)).exit_code();
-    }
-    let scene = match Scene::start() {
-        Ok(scene) => Arc::new(scene),
-        Err(error) => {
-            eprintln!("the platform does not start: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    };
-    libtest_mimic::run(&arguments, trials(Some(scene))).exit_code()
-}
-
-/// The trials, each with its part of the platform; the last one drops it.
-fn trials(scene: Option<Arc<Scene>>) -> Vec<Trial> {
-    TRIALS
-        .into_iter()
-        .map(|(name, check)| {
-            let scene = scene.clone();
-            Trial::test(name, move || {
-                let scene = scene.expect("present unless only listed");
-                let outcome = check(&scene).and_then(|()| scene.platform().check_alive());
-                outcome.map_err(|error| Failed::from(format!("{error:#}\n{}", scene.logs())))
-            })
-        })
-        .collect()
+    suite::main(&TRIALS)
 }

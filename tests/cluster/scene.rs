@@ -10,14 +10,12 @@ use std::{
 use anyhow::{Result, ensure};
 use net_maps::PinnedMaps;
 use xylem_tests::{
-    daemon,
     deployment::{self, Service, Wanted},
-    image::Image,
     inside::Inside,
     link,
-    platform::{Name, Platform},
+    platform::Platform,
     rest::Rest,
-    topology::Topology,
+    suite::{self, Shared},
     wait::wait_for,
 };
 use xylem_types::job::JobInstance;
@@ -37,18 +35,20 @@ pub struct Scene {
     platform: Mutex<Platform>,
 }
 
-impl Scene {
-    pub fn start() -> Result<Self> {
-        let name = Name::new(format!("c{}", std::process::id()));
-        let topology = Topology::isolated(&name.prefix(), WORKERS)?;
-        let mut platform = Platform::start(name, topology)?;
-        platform.start_workers()?;
-        let image = Image::of_binary("demo-app", &daemon::demo_app())?;
-        let image = platform.registry.add(&platform.topology.hub.netns, "demo-app", "1", &image)?;
+impl Shared for Scene {
+    fn start() -> Result<Self> {
+        let (platform, image) = suite::platform('c', WORKERS)?;
         let interfaces = interfaces(&platform)?;
         Ok(Self { image, interfaces, platform: Mutex::new(platform) })
     }
 
+    fn judge(&self, outcome: Result<()>) -> Result<(), String> {
+        let outcome = outcome.and_then(|()| self.platform().check_alive());
+        outcome.map_err(|error| format!("{error:#}\n{}", self.logs()))
+    }
+}
+
+impl Scene {
     pub fn platform(&self) -> MutexGuard<'_, Platform> {
         self.platform.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,7 +114,7 @@ impl Scene {
     }
 
     /// What the daemons said last, for the message of a trial that failed.
-    pub fn logs(&self) -> String {
+    fn logs(&self) -> String {
         let platform = self.platform();
         let tail = |process: &xylem_tests::process::Process| {
             format!("--- {}\n{}\n", process.name(), process.log_tail(12))
@@ -133,15 +133,5 @@ fn interfaces(platform: &Platform) -> Result<Vec<BTreeSet<String>>> {
 
 /// Asks the instance that listens at `address` for its name, from the inside of another.
 pub fn ask(client: &Inside, address: Ipv4Addr) -> Result<String> {
-    use std::io::{BufRead, BufReader, Write};
-    use std::net::{SocketAddr, TcpStream};
-    client.run(|| {
-        let patience = Duration::from_secs(3);
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, 8080)), patience)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.write_all(b"who\n")?;
-        let mut name = String::new();
-        BufReader::new(stream).read_line(&mut name)?;
-        Ok(name.trim().to_owned())
-    })
+    client.run(|| suite::ask(address, Duration::from_secs(3)))
 }

@@ -1,22 +1,22 @@
 //! The packets never wait for a daemon.
 
 use std::{
-    io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use xylem_tests::{load::transfer, wait::wait_for};
+use xylem_tests::{load::transfer, suite::ask, wait::wait_for};
 
 use crate::scene::{LIMIT, Scene};
+
+/// For the answer to a connection.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Both net managers are killed during a transfer and a stream of new connections to a known
 /// service, and started again: nothing fails, and the flows are still there.
 pub fn net_managers_may_die(scene: &Scene) -> Result<()> {
-    let target = SocketAddr::from((scene.far.rr_ip, 8080));
     let (stop, connections) = (AtomicBool::new(false), AtomicU32::new(0));
     thread::scope(|scope| {
         let transfer = scope.spawn(|| scene.client.run(|| transfer(scene.far.rr_ip, 2 << 30)));
@@ -24,7 +24,7 @@ pub fn net_managers_may_die(scene: &Scene) -> Result<()> {
             scene.client.run(|| -> Result<()> {
                 while !stop.load(Ordering::Relaxed) {
                     let number = connections.load(Ordering::Relaxed);
-                    ask(target).with_context(|| format!("connection {number}"))?;
+                    ask(scene.far.rr_ip, PATIENCE).with_context(|| format!("connection {number}"))?;
                     connections.store(number + 1, Ordering::Relaxed);
                 }
                 Ok(())
@@ -64,15 +64,5 @@ fn kill_and_restart(scene: &Scene, connections: &AtomicU32) -> Result<()> {
         }
     }
     wait_more("connections after", 500)?;
-    Ok(())
-}
-
-fn ask(target: SocketAddr) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(3))?;
-    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
-    stream.write_all(b"who\n")?;
-    let mut name = String::new();
-    BufReader::new(stream).read_line(&mut name)?;
-    ensure!(!name.trim().is_empty(), "the connection was closed without an answer");
     Ok(())
 }

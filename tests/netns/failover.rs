@@ -2,14 +2,13 @@
 
 use std::{
     collections::BTreeSet,
-    io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use xylem_tests::{
     relay::{Direction, Relay},
+    suite,
     wait::wait_for,
 };
 
@@ -70,14 +69,5 @@ fn wait_for_both(scene: &Scene) -> Result<BTreeSet<String>> {
 
 /// Connects once; the name of the instance that answered.
 fn ask(scene: &Scene, patience: Duration) -> Result<String> {
-    let target = SocketAddr::from((scene.both.rr_ip, 8080));
-    scene.client.run(|| {
-        let mut stream = TcpStream::connect_timeout(&target, patience)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.write_all(b"who\n")?;
-        let mut name = String::new();
-        BufReader::new(stream).read_line(&mut name)?;
-        ensure!(!name.trim().is_empty(), "the connection was closed without an answer");
-        Ok(name.trim().to_owned())
-    })
+    scene.client.run(|| suite::ask(scene.both.rr_ip, patience))
 }

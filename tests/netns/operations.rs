@@ -10,9 +10,12 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use net_common::config::features;
 use serde::Deserialize;
-use xylem_tests::{daemon, wait::wait_for};
+use xylem_tests::{daemon, suite::ask, wait::wait_for};
 
 use crate::scene::{LIMIT, Scene};
+
+/// For the answer to a connection.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// On the first worker.
 const HERE: usize = 0;
@@ -49,8 +52,8 @@ fn explain(scene: &Scene, dst: &str, proto: &str) -> Result<Explained> {
 /// takes no turn.
 pub fn explain_agrees(scene: &Scene) -> Result<()> {
     for proto in ["tcp", "udp"] {
-        scene.client.run(|| ask((scene.near.rr_ip, 8080).into()))?;
-        scene.client.run(|| ask((scene.far.rr_ip, 8080).into()))?;
+        scene.client.run(|| ask(scene.near.rr_ip, PATIENCE))?;
+        scene.client.run(|| ask(scene.far.rr_ip, PATIENCE))?;
         let near = explain(scene, &format!("{}:8080", scene.near.rr_ip), proto)?;
         ensure!(near.verdict == "delivered" && near.summary.contains("near"), "{near:?}");
         let far = explain(scene, &format!("{}:8080", scene.far.rr_ip), proto)?;
@@ -60,11 +63,11 @@ pub fn explain_agrees(scene: &Scene) -> Result<()> {
     ensure!(pong.verdict == "tunnelled", "{pong:?}");
 
     let target = SocketAddr::from((scene.both.rr_ip, 8080));
-    scene.client.run(|| ask(target))?;
+    scene.client.run(|| ask(scene.both.rr_ip, PATIENCE))?;
     let said: Vec<_> =
         (0..4).map(|_| explain(scene, &target.to_string(), "tcp")).collect::<Result<_>>()?;
     ensure!(said.windows(2).all(|two| two[0].summary == two[1].summary), "it took turns: {said:?}");
-    scene.client.run(|| ask(target))?;
+    scene.client.run(|| ask(scene.both.rr_ip, PATIENCE))?;
     let next = explain(scene, &target.to_string(), "tcp")?;
     ensure!(next.summary != said[0].summary, "a connection takes a turn: {next:?}");
 
@@ -161,22 +164,11 @@ pub fn doctor_and_nodes(scene: &Scene) -> Result<()> {
         state: String,
         rtt_us: Option<u32>,
     }
-    scene.client.run(|| ask((scene.far.rr_ip, 8080).into()))?;
+    scene.client.run(|| ask(scene.far.rr_ip, PATIENCE))?;
     wait_for("a round-trip time", LIMIT, || {
         let nodes: Vec<Node> = json(scene, &["nodes"])?;
         let other = nodes.iter().find(|node| node.id != 0).context("no other node")?;
         ensure!(other.state == "up" && other.rtt_us.is_some(), "{other:?}");
         Ok(())
     })
-}
-
-/// Waits for the answer, so that the flow is there and the service known.
-fn ask(target: SocketAddr) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"who\n")?;
-    let mut name = String::new();
-    BufReader::new(stream).read_line(&mut name)?;
-    ensure!(!name.trim().is_empty(), "the connection was closed without an answer");
-    Ok(())
 }

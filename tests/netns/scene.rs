@@ -13,11 +13,10 @@ use net_maps::PinnedMaps;
 use xylem_tests::{
     daemon,
     deployment::{Service, Wanted, create, scale_up},
-    image::Image,
     inside::Inside,
     load::Server,
-    platform::{Name, Platform},
-    topology::Topology,
+    platform::Platform,
+    suite::{self, Shared},
 };
 
 /// For what happens within the platform's own intervals.
@@ -48,15 +47,9 @@ pub struct Scene {
     platform: Mutex<Platform>,
 }
 
-impl Scene {
-    pub fn start() -> Result<Self> {
-        let name = Name::new(format!("n{}", std::process::id()));
-        let topology = Topology::isolated(&name.prefix(), 2)?;
-        let mut platform = Platform::start(name, topology)?;
-        platform.start_workers()?;
-
-        let image = Image::of_binary("demo-app", &daemon::demo_app())?;
-        let image = platform.registry.add(&platform.topology.hub.netns, "demo-app", "1", &image)?;
+impl Shared for Scene {
+    fn start() -> Result<Self> {
+        let (platform, image) = suite::platform('n', 2)?;
         let rest = platform.rest()?;
         let wanted = |name, node| Wanted {
             name,
@@ -99,6 +92,15 @@ impl Scene {
         Ok(Self { client, client_ip, near, far, unseen, both, platform: Mutex::new(platform) })
     }
 
+    fn judge(&self, outcome: Result<()>) -> Result<(), String> {
+        outcome.map_err(|error| {
+            let drops = self.drops().unwrap_or_else(|error| format!("{error:#}"));
+            format!("{error:#}\n{drops}")
+        })
+    }
+}
+
+impl Scene {
     pub fn platform(&self) -> MutexGuard<'_, Platform> {
         self.platform.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -133,7 +135,7 @@ impl Scene {
     }
 
     /// All drops of both workers, for the message of a trial that failed.
-    pub fn drops(&self) -> Result<String> {
+    fn drops(&self) -> Result<String> {
         let mut text = String::new();
         for worker in [0, 1] {
             let drops = self.maps(worker)?.drops()?;

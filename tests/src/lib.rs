@@ -18,5 +18,6 @@ pub mod process;
 pub mod registry;
 pub mod relay;
 pub mod rest;
+pub mod suite;
 pub mod topology;
 pub mod wait;
