@@ -7,13 +7,14 @@ mod application;
 mod clusters;
 mod error;
 mod login;
+mod nodes;
 mod observe;
 mod service;
 
 use axum::{
     Router,
     extract::{DefaultBodyLimit, FromRef},
-    routing::{MethodRouter, delete, get, post},
+    routing::{MethodRouter, delete, get, post, put},
 };
 use tokio_util::sync::CancellationToken;
 use xylem_types::session::SESSION_PATH;
@@ -47,7 +48,7 @@ impl FromRef<Api> for Auth {
 }
 
 pub(crate) fn router(api: Api) -> Router {
-    let routes: [(&str, MethodRouter<Api>); 16] = [
+    let routes: [(&str, MethodRouter<Api>); 18] = [
         ("/api/auth/login", post(login::login)),
         ("/api/auth/refresh", post(login::refresh)),
         ("/api/auth/register", post(login::register)),
@@ -67,11 +68,11 @@ pub(crate) fn router(api: Api) -> Router {
         ("/api/services/{application_id}", get(service::list_of_application)),
         ("/api/clusters", get(clusters::list)),
         ("/api/clusters/active", get(clusters::list_active)),
+        ("/api/nodes", get(nodes::list)),
+        ("/api/nodes/{id}/availability", put(nodes::set_availability)),
     ];
     let mut router = Router::new()
         .route(SESSION_PATH, get(session::accept))
-        .route("/api/nodes", get(clusters::nodes))
-        .route("/api/nodes/", get(clusters::nodes))
         .route("/health", get(observe::health))
         .route("/metrics", get(observe::metrics));
     for (path, methods) in routes {

@@ -11,6 +11,7 @@ use crate::core::{
     cluster::KnownCluster,
     instance::Instance,
     ipam::Leases,
+    node::NodeOrder,
     pool::Lease,
     rows::{RowKey, Rows},
     state::{Registered, State, Tables},
@@ -26,6 +27,7 @@ const SERVICES: Table<Job> = Table::new("services");
 const INSTANCES: Table<Instance> = Table::new("instances");
 const CLUSTERS: Table<KnownCluster> = Table::new("clusters");
 const WORKERS: Table<Vec<Peer>> = Table::new("workers");
+const NODES: Table<NodeOrder> = Table::new("nodes");
 const INTERESTS: Table<Registered> = Table::new("interests");
 const COUNTERS: Table<u64> = Table::new("counters");
 const SERVICE_IPS: Table<Lease> = Table::new("service_ips");
@@ -61,6 +63,7 @@ pub(crate) fn load(store: &Store) -> Result<Tables, LoadError> {
             instances: rows(view, INSTANCES)?,
             clusters: rows(view, CLUSTERS)?,
             workers: rows(view, WORKERS)?,
+            nodes: rows(view, NODES)?,
             interests: rows(view, INTERESTS)?,
             counters: rows(view, COUNTERS)?,
             leases: Leases {
@@ -90,6 +93,7 @@ pub(crate) fn write(store: &Store, state: &mut State) -> Result<(), StoreError> 
         write_rows(tx, INSTANCES, &mut state.instances)?;
         write_rows(tx, CLUSTERS, &mut state.clusters)?;
         write_rows(tx, WORKERS, &mut state.workers)?;
+        write_rows(tx, NODES, &mut state.nodes)?;
         write_rows(tx, INTERESTS, &mut state.interests)?;
         write_rows(tx, COUNTERS, &mut state.counters)?;
         write_rows(tx, SERVICE_IPS, &mut state.ipam.service.leases)?;

@@ -22,6 +22,7 @@ async fn every_call_but_login_takes_a_token() {
         (Method::GET, "/api/services/"),
         (Method::GET, "/api/clusters/active"),
         (Method::GET, "/api/nodes/"),
+        (Method::PUT, "/api/nodes/x/availability"),
         (Method::POST, "/api/auth/refresh"),
         (Method::POST, "/api/auth/register"),
         (Method::DELETE, "/api/service/x/instance/-1"),

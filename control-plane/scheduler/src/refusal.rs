@@ -32,6 +32,8 @@ pub enum Reason {
     Architecture { needs: String, has: String },
     #[error("has no CSI driver {needs}")]
     CsiDriver { needs: String },
+    #[error("takes no new instances: it is cordoned or drained")]
+    Cordoned,
     #[error("{needs} vcpus needed, {free:.2} free")]
     Vcpus { needs: f64, free: f64 },
     #[error("{needs} MB of memory needed, {free:.0} free")]
@@ -58,7 +60,8 @@ impl Refusal {
 impl Reason {
     fn is_about_room(&self) -> bool {
         match self {
-            Self::Vcpus { .. }
+            Self::Cordoned
+            | Self::Vcpus { .. }
             | Self::Memory { .. }
             | Self::Vgpus { .. }
             | Self::NodePorts { .. } => true,

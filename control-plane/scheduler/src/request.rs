@@ -62,6 +62,9 @@ impl Request {
         if let Some(driver) = self.csi_drivers.iter().find(|d| !room.csi_drivers.contains(d)) {
             return Some(Reason::CsiDriver { needs: driver.clone() });
         }
+        if room.cordoned {
+            return Some(Reason::Cordoned);
+        }
         if !fits(self.vcpus, room.free_vcpus) {
             return Some(Reason::Vcpus { needs: self.vcpus, free: room.free_vcpus });
         }

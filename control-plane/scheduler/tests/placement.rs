@@ -49,6 +49,7 @@ prop_compose! {
         arm: bool,
         docker: bool,
         csi: bool,
+        cordoned: bool,
         instances in 0..5u32,
         published in prop::collection::btree_set(node_port(), 0..3),
     ) -> WorkerRoom {
@@ -62,6 +63,7 @@ prop_compose! {
             total_memory: free_memory + taken_memory,
             instances,
             node_ports: published,
+            cordoned,
             architecture: if arm { "arm64" } else { "amd64" }.into(),
             virtualization: if docker { vec!["docker".into()] } else { vec!["unikernel".into()] },
             csi_drivers: if csi { vec!["hostpath".into()] } else { vec![] },
@@ -102,6 +104,7 @@ proptest! {
     ) {
         match rank_workers(&request, &candidates(&rooms)) {
             Ok(ranked) => for room in ranked {
+                prop_assert!(!room.cordoned);
                 prop_assert!(room.free_vcpus >= request.vcpus);
                 prop_assert!(room.free_memory >= request.memory as f64);
                 prop_assert!(room.free_vgpus >= request.vgpus);
@@ -294,6 +297,14 @@ fn a_port_of_a_node_is_given_once() {
     );
     assert_eq!(refusal.kind(), RefusalKind::NoCapacity, "one may leave");
     assert!(rank_workers(&publishing("53/tcp;8080/udp"), &candidates(&rooms)).is_ok());
+}
+
+#[test]
+fn a_cordoned_worker_is_told_from_one_that_would_never_do() {
+    let cordoned = WorkerRoom { cordoned: true, ..worker("a", 8.0, 8000.0) };
+    let refusal = rank_workers(&request(1.0, 100), &candidates(&[cordoned])).unwrap_err();
+    assert_eq!(refusal.to_string(), "host-a: takes no new instances: it is cordoned or drained");
+    assert_eq!(refusal.kind(), RefusalKind::NoCapacity, "it may be taken back");
 }
 
 #[test]

@@ -113,6 +113,9 @@ pub struct JobInstance {
     pub namespace_ip: Option<Ipv4Addr>,
     #[serde(default)]
     pub namespace_ip_v6: Option<Ipv6Addr>,
+    /// Number of the instance whose place it is to take, while that one's worker is drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<u32>,
 }
 
 /// A measurement, as text on both sides.

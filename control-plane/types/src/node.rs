@@ -50,6 +50,26 @@ pub struct CsiDriver {
     pub csi_driver_endpoint: String,
 }
 
+/// Whether a worker takes instances, as an operator has asked.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Availability {
+    #[default]
+    Active,
+    /// It gets no new instances and keeps those that it has.
+    Cordoned,
+    /// It gets no new instances, and others take the place of those that it has.
+    Draining,
+}
+
+impl Availability {
+    pub fn is_active(&self) -> bool {
+        *self == Self::Active
+    }
+}
+
 /// Reply to the registration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registered {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{session::WorkerRoom, sla::FieldError};
+use crate::{node::Availability, session::WorkerRoom, sla::FieldError};
 
 /// `POST /api/auth/login`
 #[derive(Clone, Serialize, Deserialize)]
@@ -211,6 +211,40 @@ pub struct Node {
     /// Network address of its /26.
     #[serde(default)]
     pub subnet: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub availability: Availability,
+    /// While it is drained and afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainProgress>,
+}
+
+/// How far the draining of a worker is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainProgress {
+    /// Instances there that nobody has taken the place of yet.
+    pub left: u32,
+    /// Those that get no new flows any more and end those that they have.
+    pub draining: u32,
+    /// What keeps it from going on, and what to do; empty while it does.
+    #[serde(default)]
+    pub blocked: Vec<String>,
+}
+
+impl DrainProgress {
+    /// Nothing is left there.
+    pub fn is_done(&self) -> bool {
+        self.left == 0 && self.draining == 0
+    }
+}
+
+/// `PUT /api/nodes/{id}/availability`, ours, by an Admin; the reply is the [`Node`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AvailabilityChange {
+    pub availability: Availability,
+    /// How long an instance that was replaced may go on with the flows that it has, milliseconds;
+    /// absent = as its cluster is configured. For `draining` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_grace_ms: Option<u64>,
 }
 
 /// Reply to `GET /health`.

@@ -124,6 +124,9 @@ pub struct WorkerRoom {
     /// Ports of the worker that instances placed there publish.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub node_ports: BTreeSet<NodePort>,
+    /// It takes no new instances, by the root's word.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cordoned: bool,
     pub cpu_percent: f64,
     pub memory_percent: f64,
     pub architecture: String,
@@ -188,6 +191,9 @@ pub enum FromRoot {
     /// Everything the cluster shall run: what is not in it shall not run.
     Desired {
         placements: Vec<Placement>,
+        /// As in [`FromRoot::Cordoned`].
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        cordoned: BTreeSet<String>,
     },
     Deploy(Box<Placement>),
     /// Stop this instance if it is of this generation or an older one.
@@ -197,6 +203,9 @@ pub enum FromRoot {
         generation: Generation,
         #[serde(default, skip_serializing_if = "Drain::is_default")]
         drain: Drain,
+        /// How long it may drain; absent = as the cluster is configured.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drain_grace_ms: Option<u64>,
     },
     Subnet {
         worker_id: String,
@@ -217,6 +226,10 @@ pub enum FromRoot {
     /// Workers of other clusters that exchange traffic with this one; replaces the list before.
     Peers {
         peers: Vec<Peer>,
+    },
+    /// Ids of the workers that take no new instances; replaces the list before.
+    Cordoned {
+        workers: BTreeSet<String>,
     },
 }
 

@@ -137,6 +137,7 @@ pub(super) mod samples {
             instance_ip_v6: None,
             namespace_ip: None,
             namespace_ip_v6: None,
+            replaces: None,
         }
     }
 

@@ -52,7 +52,7 @@ async fn run(mut socket: Socket) {
 
 fn answers(message: FromRoot) -> Vec<FromCluster> {
     match message {
-        FromRoot::Desired { placements } => {
+        FromRoot::Desired { placements, .. } => {
             assert!(placements.is_empty(), "the tests connect the cluster first");
             let snapshot = FromCluster::Snapshot {
                 instances: Vec::new(),

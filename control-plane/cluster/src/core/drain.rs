@@ -5,6 +5,8 @@
 //! of the cluster the grace begins anew, so that an instance drains for twice the time at most and
 //! is never forgotten.
 
+use std::time::Duration;
+
 use xylem_types::{
     instance::Generation,
     session::{Drain, InstanceKey},
@@ -13,12 +15,14 @@ use xylem_types::{
 use super::{Cluster, Phase, Time, Worker};
 
 impl Cluster {
-    /// The root no longer wants this instance, if it is of this generation or an older one.
+    /// The root no longer wants this instance, if it is of this generation or an older one. It may
+    /// drain for `grace`, if the root says for how long.
     pub(super) fn undeploy(
         &mut self,
         key: InstanceKey,
         generation: Generation,
         drain: Drain,
+        grace: Option<Duration>,
         now: Time,
     ) {
         match self.instances.get(&key) {
@@ -34,7 +38,7 @@ impl Cluster {
                     Drain::Never => false,
                 };
                 if drains {
-                    self.begin_drain(&key, now);
+                    self.begin_drain(&key, grace, now);
                 } else if !instance.draining() {
                     self.begin_deletion(&key, now);
                 }
@@ -43,8 +47,9 @@ impl Cluster {
     }
 
     /// Lets the instance drain if it can have flows, else deletes it.
-    pub(super) fn begin_drain(&mut self, key: &InstanceKey, now: Time) {
-        let grace = self.settings.drain_grace;
+    pub(super) fn begin_drain(&mut self, key: &InstanceKey, grace: Option<Duration>, now: Time) {
+        let its_own = grace;
+        let grace = grace.unwrap_or(self.settings.drain_grace);
         let Some(instance) = self.instances.get(key) else { return };
         if instance.unwanted() {
             return;
@@ -57,6 +62,7 @@ impl Cluster {
         let Some(instance) = self.instances.get_mut(key) else { return };
         // It runs as before, so nothing else of it changes.
         instance.phase = Phase::Draining;
+        instance.drain_grace = its_own;
         instance.status_detail =
             format!("draining, is stopped {} s after it began", grace.as_secs_f64());
         instance.live.since = now;
@@ -73,7 +79,8 @@ impl Cluster {
 
     pub(super) fn review_draining(&mut self, key: &InstanceKey, now: Time) {
         let Some(instance) = self.instances.get(key) else { return };
-        if now >= instance.live.since + self.settings.drain_grace {
+        let grace = instance.drain_grace.unwrap_or(self.settings.drain_grace);
+        if now >= instance.live.since.saturating_add(grace) {
             self.begin_deletion(key, now);
         }
     }

@@ -32,6 +32,9 @@ pub struct Instance {
     /// Its place in the network, once its worker has attached it.
     #[serde(default)]
     pub attached: Option<Attachment>,
+    /// How long it drains, where the root has said so.
+    #[serde(default)]
+    pub drain_grace: Option<Duration>,
     #[serde(skip)]
     pub(super) live: Live,
 }
@@ -107,6 +110,7 @@ impl Instance {
             status_detail: String::new(),
             publicip: String::new(),
             attached: None,
+            drain_grace: None,
             live: Live::default(),
         }
     }

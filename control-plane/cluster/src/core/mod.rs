@@ -123,6 +123,9 @@ pub struct Membership {
     pub cluster_id: Option<String>,
     /// Workers of other clusters, as the root last said.
     pub foreign_peers: Vec<Peer>,
+    /// Workers that take no new instances, as the root last said.
+    #[serde(default)]
+    pub cordoned: BTreeSet<String>,
 }
 
 /// Everything durable.

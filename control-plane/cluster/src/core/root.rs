@@ -1,6 +1,6 @@
 //! The session with the root, as the cluster sees it. The shell dials; here is what is said.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use xylem_types::session::{FromCluster, FromRoot, InstanceKey, Placement, SESSION_VERSION};
 
@@ -78,10 +78,15 @@ impl Cluster {
                 self.root_gone();
                 return Err(SessionRefused::ByRoot { reason });
             }
-            FromRoot::Desired { placements } => self.on_desired(placements, now),
+            FromRoot::Desired { placements, cordoned } => {
+                // First, so that nothing of it is placed there.
+                self.on_cordoned(cordoned, now);
+                self.on_desired(placements, now);
+            }
             FromRoot::Deploy(placement) => self.deploy(*placement, now),
-            FromRoot::Undeploy { key, job_name: _, generation, drain } => {
-                self.undeploy(key, generation, drain, now);
+            FromRoot::Undeploy { key, job_name: _, generation, drain, drain_grace_ms } => {
+                let grace = drain_grace_ms.map(Duration::from_millis);
+                self.undeploy(key, generation, drain, grace, now);
             }
             FromRoot::Subnet { worker_id, result } => self.on_subnet_result(&worker_id, result),
             FromRoot::TableAnswer { request_id, answer } => {
@@ -94,6 +99,7 @@ impl Cluster {
             }
             FromRoot::ServiceChanged { job_name, .. } => self.on_service_changed(&job_name, now),
             FromRoot::Peers { peers } => self.on_foreign_peers(peers),
+            FromRoot::Cordoned { workers } => self.on_cordoned(workers, now),
         }
         Ok(())
     }
@@ -127,7 +133,7 @@ impl Cluster {
         let unwanted: Vec<InstanceKey> =
             self.instances.keys().filter(|key| !wanted.contains(key)).cloned().collect();
         for key in unwanted {
-            self.begin_drain(&key, now);
+            self.begin_drain(&key, None, now);
         }
         for placement in placements {
             self.deploy(placement, now);

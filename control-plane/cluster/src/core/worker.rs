@@ -305,7 +305,10 @@ impl Cluster {
             .workers
             .iter()
             .filter(|(_, worker)| worker.active())
-            .map(|(id, worker)| (id.as_str(), Room::new(id, worker)))
+            .map(|(id, worker)| {
+                let cordoned = self.membership.cordoned.contains(id);
+                (id.as_str(), Room::new(id, worker, cordoned))
+            })
             .collect();
         for instance in self.instances.values().filter(|instance| instance.occupies()) {
             let room = instance.worker.as_ref().and_then(|id| rooms.get_mut(id.as_str()));
@@ -314,6 +317,16 @@ impl Cluster {
             }
         }
         rooms.into_values().map(Room::left).collect()
+    }
+
+    /// The root's list of workers that take no new instances.
+    pub(super) fn on_cordoned(&mut self, workers: BTreeSet<String>, now: Time) {
+        if self.membership.cordoned != workers {
+            tracing::info!(nodes = ?workers, "workers that take no new instances");
+            self.membership.cordoned = workers;
+            self.touched.membership = true;
+            self.resources_due = now;
+        }
     }
 
     pub fn workers(&self) -> impl Iterator<Item = (&String, &Worker, bool)> {
@@ -329,7 +342,7 @@ struct Room {
 }
 
 impl Room {
-    fn new(id: &str, worker: &Worker) -> Self {
+    fn new(id: &str, worker: &Worker, cordoned: bool) -> Self {
         let node = &worker.node;
         let total_memory = worker.total_memory();
         let left = WorkerRoom {
@@ -342,6 +355,7 @@ impl Room {
             total_memory,
             instances: 0,
             node_ports: BTreeSet::new(),
+            cordoned,
             cpu_percent: node.cpu_percent,
             memory_percent: node.memory_percent,
             architecture: node.architecture.clone(),

@@ -198,7 +198,7 @@ impl Shared {
                 let placements = known.desired.clone();
                 vec![
                     FromRoot::Welcome { cluster_id: "cluster-1".into() },
-                    FromRoot::Desired { placements },
+                    FromRoot::Desired { placements, cordoned: Default::default() },
                 ]
             }
             FromCluster::Snapshot { .. } => {

@@ -61,7 +61,13 @@ async fn workers_know_one_another_before_they_meet() {
 }
 
 fn undeploy(key: InstanceKey) -> FromRoot {
-    FromRoot::Undeploy { key, job_name: WEB.into(), generation: 1, drain: Drain::Always }
+    FromRoot::Undeploy {
+        key,
+        job_name: WEB.into(),
+        generation: 1,
+        drain: Drain::Always,
+        drain_grace_ms: None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

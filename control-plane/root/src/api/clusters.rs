@@ -1,7 +1,7 @@
-//! Clusters and their workers over HTTP.
+//! Clusters over HTTP.
 
 use axum::{Json, extract::State};
-use xylem_types::rest::{Cluster, Node};
+use xylem_types::rest::Cluster;
 
 use super::error::{ApiError, User};
 use crate::engine::Engine;
@@ -20,12 +20,4 @@ pub(crate) async fn list_active(
     _user: User,
 ) -> Result<Json<Vec<Cluster>>, ApiError> {
     Ok(Json(engine.ask(|state, now| Ok(state.clusters_view(true, now))).await?))
-}
-
-/// `GET /api/nodes/`, ours: the workers of all active clusters.
-pub(crate) async fn nodes(
-    State(engine): State<Engine>,
-    _user: User,
-) -> Result<Json<Vec<Node>>, ApiError> {
-    Ok(Json(engine.ask(|state, now| Ok(state.nodes_view(now))).await?))
 }

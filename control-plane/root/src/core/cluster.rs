@@ -1,6 +1,10 @@
 //! Clusters: known by name for ever, live while their session is up.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use xylem_scheduler::reserve;
@@ -36,6 +40,8 @@ pub(crate) struct Live {
     pub(crate) unsettled: BTreeMap<InstanceKey, Unsettled>,
     /// The peers last sent.
     pub(crate) peers: Option<Vec<Peer>>,
+    /// Ids of the workers that take no new instances, as last sent.
+    cordoned: BTreeSet<String>,
 }
 
 impl Live {
@@ -58,11 +64,20 @@ impl Live {
         }
     }
 
+    /// These workers and no others take no new instances, whatever the cluster said last.
+    pub(crate) fn cordon(&mut self, cordoned: BTreeSet<String>) {
+        self.cordoned = cordoned;
+        self.count_rooms();
+    }
+
     fn count_rooms(&mut self) {
         self.rooms = match &self.resources {
             Some((resources, _)) => resources.workers.clone(),
             None => Vec::new(),
         };
+        for room in &mut self.rooms {
+            room.cordoned = self.cordoned.contains(&room.worker_id);
+        }
         for unsettled in self.unsettled.values() {
             subtract(&mut self.rooms, unsettled);
         }
@@ -95,6 +110,7 @@ impl State {
         };
         let cluster = KnownCluster { name: hello.name, location: hello.location };
         self.clusters.put(id.clone(), cluster);
+        let cordoned = self.cordoned_in(&id);
         let live = Live {
             session,
             ip: hello.ip,
@@ -102,6 +118,7 @@ impl State {
             rooms: Vec::new(),
             unsettled: BTreeMap::new(),
             peers: None,
+            cordoned: cordoned.clone(),
         };
         if let Some(old) = self.live.insert(id.clone(), live) {
             let reason = "another session of this cluster has begun: if two clusters have the \
@@ -124,7 +141,7 @@ impl State {
             })
             .collect();
         self.send(&id, FromRoot::Welcome { cluster_id: id.clone() });
-        self.send(&id, FromRoot::Desired { placements });
+        self.send(&id, FromRoot::Desired { placements, cordoned });
         self.peers_stale = true;
         id
     }
@@ -180,6 +197,7 @@ impl State {
     /// What time alone brings about.
     pub(crate) fn tick(&mut self, now: Moment) {
         self.move_unconfirmed(now);
+        self.advance_drains(now);
         self.tell_loads(now);
     }
 

@@ -1,6 +1,9 @@
 //! One instance: from the wish to have it until its cluster has confirmed that it is gone.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -29,6 +32,9 @@ pub(crate) struct Instance {
     /// It could be dialled when it became a tombstone, and may have flows until it is gone.
     #[serde(default)]
     pub(crate) draining: bool,
+    /// Number of the instance whose place it is to take.
+    #[serde(default)]
+    pub(crate) replaces: Option<u32>,
     pub(crate) instance_ip: Ipv4Addr,
     pub(crate) instance_ip_v6: Ipv6Addr,
     pub(crate) site: Site,
@@ -118,15 +124,26 @@ impl State {
         job_id: &str,
         now: Moment,
     ) -> Result<u32, Refusal> {
-        let mut job = self.service(caller, job_id)?.clone();
+        let job = self.service(caller, job_id)?.clone();
+        self.add_instance(job, None, now)
+    }
+
+    /// As [`Self::deploy`], for an instance that is to take the place of another, if one is named.
+    /// When it is refused nothing was changed.
+    pub(crate) fn add_instance(
+        &mut self,
+        mut job: Job,
+        replaces: Option<u32>,
+        now: Moment,
+    ) -> Result<u32, Refusal> {
         let number = job.next_instance_progressive_number;
-        let key = InstanceKey { job_id: job_id.to_owned(), instance_number: number };
-        let addresses = self.ipam.instance(&key, &job.sla.addresses)?;
         job.next_instance_progressive_number = number.checked_add(1).ok_or(Refusal::Exhausted {
             what: "instance numbers",
             all: 1 << 32,
             remedy: "make a new service",
         })?;
+        let key = InstanceKey { job_id: job.id.clone(), instance_number: number };
+        let addresses = self.ipam.instance(&key, &job.sla.addresses)?;
         let instance = Instance {
             job_name: job.job_name.clone(),
             generation: 0,
@@ -135,12 +152,13 @@ impl State {
             cluster_id: None,
             removing: false,
             draining: false,
+            replaces,
             instance_ip: addresses.v4,
             instance_ip_v6: addresses.v6,
             site: Site::default(),
             modified: now.wall,
         };
-        self.services.put(job_id.to_owned(), job);
+        self.services.put(job.id.clone(), job);
         self.instances.put(key.clone(), instance);
         self.place(&key, now);
         Ok(number)
@@ -157,7 +175,7 @@ impl State {
         self.service(caller, job_id)?;
         let Some(instance_number) = number else {
             for key in self.keys_of(job_id) {
-                self.undeploy(&key, Drain::IfDialled, now);
+                self.undeploy(&key, Drain::IfDialled, None, now);
             }
             return Ok(());
         };
@@ -165,7 +183,11 @@ impl State {
         if !self.instances.contains(&key) {
             return Err(Refusal::not_found("instance", &instance_number.to_string()));
         }
-        self.undeploy(&key, Drain::Always, now);
+        // Who removes an instance that is being replaced wants one less, not another one.
+        for successor in self.successors_of(&key) {
+            self.undeploy(&successor, Drain::Always, None, now);
+        }
+        self.undeploy(&key, Drain::Always, None, now);
         Ok(())
     }
 
@@ -173,18 +195,25 @@ impl State {
     /// who asked now would hear that there is no such service, and forget where its flows lead.
     pub(crate) fn bury_all(&mut self, job_id: &str, now: Moment) {
         for key in self.keys_of(job_id) {
-            self.bury(&key, Drain::IfDialled, now);
+            self.bury(&key, Drain::IfDialled, None, now);
         }
     }
 
-    fn undeploy(&mut self, key: &InstanceKey, drain: Drain, now: Moment) {
+    /// Removes the instance, which may drain for `grace` if that is said.
+    pub(crate) fn undeploy(
+        &mut self,
+        key: &InstanceKey,
+        drain: Drain,
+        grace: Option<Duration>,
+        now: Moment,
+    ) {
         let before = self.entry(key);
-        self.bury(key, drain, now);
+        self.bury(key, drain, grace, now);
         self.announce(key, before);
     }
 
     /// Turns the instance into a tombstone, or forgets it at once when no cluster has it.
-    fn bury(&mut self, key: &InstanceKey, drain: Drain, now: Moment) {
+    fn bury(&mut self, key: &InstanceKey, drain: Drain, grace: Option<Duration>, now: Moment) {
         let Some(mut instance) = self.instances.get(key).cloned() else { return };
         let Some(cluster_id) = instance.cluster_id.clone() else {
             self.forget(key);
@@ -207,6 +236,7 @@ impl State {
                 job_name: instance.job_name,
                 generation: instance.generation,
                 drain: if only_here { drain } else { Drain::Always },
+                drain_grace_ms: grace.and_then(|grace| u64::try_from(grace.as_millis()).ok()),
             },
         );
     }
@@ -220,7 +250,9 @@ impl State {
     ) {
         let job_name = self.instances.get(key).map(|i| i.job_name.clone()).unwrap_or_default();
         let (key, drain) = (key.clone(), Drain::Never);
-        self.send(cluster_id, FromRoot::Undeploy { key, job_name, generation, drain });
+        let drain_grace_ms = None;
+        let undeploy = FromRoot::Undeploy { key, job_name, generation, drain, drain_grace_ms };
+        self.send(cluster_id, undeploy);
     }
 
     /// The instance is gone for good.

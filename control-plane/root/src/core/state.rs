@@ -17,6 +17,7 @@ use super::{
     ipam::{Ipam, Leases},
     load::Loads,
     moment::Moment,
+    node::{NodeKey, NodeOrder},
     placement::Refusals,
     route::Interest,
     rows::{RowKey, Rows},
@@ -56,6 +57,8 @@ pub(crate) struct Tables {
     /// The workers of a cluster as it reported them last, by its id. Kept on disk, so that a
     /// root that starts does not withdraw the workers of a cluster that comes back later.
     pub(crate) workers: Rows<String, Vec<Peer>>,
+    /// What was asked of workers; most have no row.
+    pub(crate) nodes: Rows<NodeKey, NodeOrder>,
     pub(crate) interests: Rows<Interest, Registered>,
     /// The last number used, by what it numbers.
     pub(crate) counters: Rows<String, u64>,
@@ -75,6 +78,7 @@ pub(crate) struct State {
     pub(crate) instances: Rows<InstanceKey, Instance>,
     pub(crate) clusters: Rows<String, KnownCluster>,
     pub(crate) workers: Rows<String, Vec<Peer>>,
+    pub(crate) nodes: Rows<NodeKey, NodeOrder>,
     pub(crate) interests: Rows<Interest, Registered>,
     pub(crate) counters: Rows<String, u64>,
     pub(crate) ipam: Ipam,
@@ -86,6 +90,8 @@ pub(crate) struct State {
     pub(crate) usage: BTreeMap<InstanceKey, Usage>,
     pub(crate) loads: Loads,
     pub(crate) refusals: BTreeMap<InstanceKey, Refusals>,
+    /// Why a worker that is drained got no replacement for an instance, as last tried.
+    pub(crate) drain_refusals: BTreeMap<NodeKey, String>,
     pub(crate) outbox: Vec<Outgoing>,
     pub(crate) tally: Tally,
     /// Something changed that decides which workers are peers of which cluster.
@@ -111,6 +117,7 @@ impl State {
             instances: tables.instances,
             clusters: tables.clusters,
             workers: tables.workers,
+            nodes: tables.nodes,
             interests: tables.interests,
             counters: tables.counters,
             ipam: Ipam::new(tables.leases),
@@ -120,6 +127,7 @@ impl State {
             usage: BTreeMap::new(),
             loads: Loads::default(),
             refusals: BTreeMap::new(),
+            drain_refusals: BTreeMap::new(),
             outbox: Vec::new(),
             tally: Tally::default(),
             peers_stale: false,
@@ -167,6 +175,7 @@ impl State {
         self.instances.keep();
         self.clusters.keep();
         self.workers.keep();
+        self.nodes.keep();
         self.interests.keep();
         self.counters.keep();
         self.ipam.pools_mut().for_each(|pool| pool.leases.keep());
@@ -179,6 +188,7 @@ impl State {
         self.instances.roll_back();
         self.clusters.roll_back();
         self.workers.roll_back();
+        self.nodes.roll_back();
         self.interests.roll_back();
         self.counters.roll_back();
         self.ipam.pools_mut().for_each(|pool| pool.leases.roll_back());

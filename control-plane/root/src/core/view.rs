@@ -1,12 +1,9 @@
 //! What users see of the state.
 
-use std::collections::BTreeMap;
-
 use xylem_types::{
     instance::InstanceStatus,
     job::{Job, JobInstance, no_status},
-    mqtt::Peer,
-    rest::{Cluster, Node},
+    rest::Cluster,
     session::InstanceKey,
 };
 
@@ -72,34 +69,6 @@ impl State {
             .collect()
     }
 
-    /// The workers of all active clusters, with the room that their clusters reported.
-    pub(crate) fn nodes_view(&self, now: Moment) -> Vec<Node> {
-        let mut nodes = Vec::new();
-        for (cluster_id, known) in self.clusters.iter() {
-            let Some(live) = self.active(cluster_id, now) else { continue };
-            let peers: BTreeMap<&str, &Peer> = self
-                .workers
-                .get(cluster_id)
-                .into_iter()
-                .flatten()
-                .map(|peer| (peer.worker_id.as_str(), peer))
-                .collect();
-            let reported = live.resources.iter().flat_map(|(resources, _)| &resources.workers);
-            nodes.extend(reported.map(|room| {
-                let peer = peers.get(room.worker_id.as_str());
-                Node {
-                    cluster_id: cluster_id.clone(),
-                    cluster_name: known.name.clone(),
-                    room: room.clone(),
-                    host_ip: peer.map(|peer| peer.endpoint.host_ip),
-                    host_port: peer.map(|peer| peer.endpoint.host_port),
-                    subnet: peer.and_then(|peer| peer.subnet),
-                }
-            }));
-        }
-        nodes
-    }
-
     fn with_instances(&self, job: &Job) -> Job {
         let instance_list: Vec<_> = self
             .instances_of(&job.id)
@@ -145,6 +114,7 @@ impl State {
             instance_ip_v6: Some(instance.instance_ip_v6),
             namespace_ip: site.namespace_ip,
             namespace_ip_v6: site.namespace_ip_v6,
+            replaces: instance.replaces,
         }
     }
 }

@@ -49,7 +49,7 @@ impl FakeCluster {
         let mut this = Self::dial(root, name).await;
         let FromRoot::Welcome { cluster_id } = this.next().await else { panic!("no welcome") };
         this.id = cluster_id;
-        let FromRoot::Desired { placements } = this.next().await else { panic!("no desired") };
+        let FromRoot::Desired { placements, .. } = this.next().await else { panic!("no desired") };
         (this, placements)
     }
 

@@ -17,7 +17,7 @@ fn told(bench: &mut Bench, worker: &str) -> Vec<(u32, bool)> {
 }
 
 fn whole_service(number: u32, drain: Drain) -> FromRoot {
-    FromRoot::Undeploy { key: key(number), job_name: WEB.into(), generation: 1, drain }
+    drained(number, 1, drain)
 }
 
 #[test]
@@ -52,6 +52,28 @@ fn who_dials_it_hears_that_it_drains_and_the_deletion_follows_after_the_grace() 
     assert_eq!(told(&mut bench, "b"), [(0, false)]);
     bench.report(&on, 1, 1, Undeployed);
     assert_eq!(bench.status(1), "UNDEPLOYED");
+}
+
+#[test]
+fn the_root_may_say_for_how_long() {
+    let mut bench = ready(&["a"]);
+    run(&mut bench, 0, &[0]);
+    let (key, job_name) = (key(0), WEB.into());
+    bench.root_says(FromRoot::Undeploy {
+        key,
+        job_name,
+        generation: 1,
+        drain: Drain::Always,
+        drain_grace_ms: Some(60_000),
+    });
+    bench.pass(secs(30), &["a"]);
+    assert_eq!(bench.deletes(), []);
+    bench.restart();
+    bench.beat("a");
+    bench.pass(secs(59), &["a"]);
+    assert_eq!(bench.deletes(), []);
+    bench.pass(secs(2), &["a"]);
+    assert_eq!(bench.deletes().len(), 1);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The core under scenarios and under arbitrary faults, with time and every message in hand.
 
+mod cordon;
 mod drain;
 mod interests;
 mod load;
@@ -9,7 +10,10 @@ mod placement;
 mod ports;
 mod simulation;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use xylem_types::{
     instance::InstanceStatus,
@@ -130,7 +134,7 @@ impl Bench {
     fn connect_root(&mut self, placements: Vec<Placement>) {
         self.cluster.root_connected();
         self.root_says(FromRoot::Welcome { cluster_id: "c1".into() });
-        self.root_says(FromRoot::Desired { placements });
+        self.root_says(desired(placements));
     }
 
     fn root_says(&mut self, message: FromRoot) {
@@ -327,7 +331,16 @@ fn key(number: u32) -> InstanceKey {
 }
 
 fn undeploy(number: u32, generation: u64) -> FromRoot {
-    FromRoot::Undeploy { key: key(number), job_name: WEB.into(), generation, drain: Drain::Always }
+    drained(number, generation, Drain::Always)
+}
+
+fn drained(number: u32, generation: u64, drain: Drain) -> FromRoot {
+    let (key, job_name) = (key(number), WEB.into());
+    FromRoot::Undeploy { key, job_name, generation, drain, drain_grace_ms: None }
+}
+
+fn desired(placements: Vec<Placement>) -> FromRoot {
+    FromRoot::Desired { placements, cordoned: BTreeSet::new() }
 }
 
 fn changed(change: UpdateKind) -> FromRoot {

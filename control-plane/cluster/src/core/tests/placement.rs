@@ -444,7 +444,7 @@ fn another_root_is_not_obeyed() {
     let refused = bench.cluster.from_root(FromRoot::Welcome { cluster_id: "c2".into() }, bench.now);
     assert!(matches!(refused, Err(SessionRefused::OtherRoot { .. })), "{refused:?}");
     // What it wants comes right behind.
-    bench.root_says(FromRoot::Desired { placements: vec![] });
+    bench.root_says(desired(vec![]));
     assert!(!bench.cluster.root_listens());
     assert_eq!(bench.deletes(), []);
     assert_eq!(bench.records.instances[&key(0)].status, Running);

@@ -1,6 +1,6 @@
 //! Any order of faults, and then peace: what runs is what is wanted, once.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use proptest::prelude::*;
 use xylem_types::{
@@ -156,7 +156,7 @@ impl Simulation {
         let welcome = FromRoot::Welcome { cluster_id: "c".into() };
         self.cluster.from_root(welcome, self.now).unwrap();
         let placements = self.root.desired.iter().map(|(n, g)| web(*n, *g)).collect();
-        self.cluster.from_root(FromRoot::Desired { placements }, self.now).unwrap();
+        self.cluster.from_root(desired(placements), self.now).unwrap();
         self.settle();
     }
 
