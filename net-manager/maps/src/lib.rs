@@ -12,6 +12,7 @@ mod name;
 mod observe;
 mod open;
 mod pinned;
+mod ring;
 mod snapshot;
 mod turns;
 

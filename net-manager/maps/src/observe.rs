@@ -13,13 +13,14 @@ use std::{
 };
 
 use aya::maps::{Array, MapData, RingBuf};
-use net_common::{Config, Event, config::features};
+use net_common::{Config, Event, config::features, limits::OBSERVATIONS_BYTES};
 use nix::fcntl::Flock;
 
 use crate::{
     MapsError, OpenError,
     open::find,
     pinned::{open, read, write},
+    ring::Fill,
     turns::Turn,
 };
 
@@ -32,6 +33,8 @@ pub enum ObserveError {
     Maps(#[from] MapsError),
     #[error("somebody else watches this data path already; one can at a time")]
     Busy,
+    #[error("cannot map the ring buffer `observations`")]
+    Map(#[source] io::Error),
     #[error("cannot lock {}", dir.display())]
     Lock {
         dir: PathBuf,
@@ -40,12 +43,18 @@ pub enum ObserveError {
     },
 }
 
+/// Bytes of a record.
+const RECORD: usize = size_of::<Event>();
+
 /// The one reader of the ring `observations`. The programs write to it from the first of these
 /// until it is dropped.
 pub struct Observer {
     dir: PathBuf,
     config: Array<MapData, Config>,
     ring: RingBuf<MapData>,
+    fill: Fill,
+    is_full: bool,
+    overruns: u64,
     _turn: Flock<std::fs::File>,
 }
 
@@ -67,21 +76,30 @@ impl Observer {
         let writing = Turn::Config.wait(&dir).map_err(locked)?;
         let turn = Turn::Observe.try_take(&dir).map_err(locked)?.ok_or(ObserveError::Busy)?;
         let mut ring: RingBuf<MapData> = open(&dir, "observations")?;
+        let fill = Fill::of(&ring.as_fd(), OBSERVATIONS_BYTES).map_err(ObserveError::Map)?;
         let mut config: Array<MapData, Config> = open(&dir, "config")?;
         while ring.next().is_some() {}
         set_bit(&mut config, true)?;
         drop(writing);
-        Ok(Self { dir, config, ring, _turn: turn })
+        Ok(Self { dir, config, ring, fill, is_full: false, overruns: 0, _turn: turn })
     }
 
     /// The next event, if there is one already.
     pub fn next_event(&mut self) -> Option<Event> {
         loop {
+            let was_full = std::mem::replace(&mut self.is_full, self.fill.is_full(RECORD));
+            self.overruns += u64::from(self.is_full && !was_full);
             let record = self.ring.next()?;
             if let Some(event) = event(&record) {
                 return Some(event);
             }
         }
+    }
+
+    /// How often the ring was full since this was asked last. Events that happened meanwhile are
+    /// lost; nobody counts them.
+    pub fn take_overruns(&mut self) -> u64 {
+        std::mem::take(&mut self.overruns)
     }
 }
 
