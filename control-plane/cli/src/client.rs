@@ -144,6 +144,18 @@ impl Client {
 
     /// # Errors
     /// As for all requests.
+    pub(crate) async fn put<T: DeserializeOwned>(
+        &mut self,
+        path: &[&str],
+        json: Vec<u8>,
+    ) -> Result<T, ClientError> {
+        let target = Target::new(Method::PUT, &self.root, path);
+        let answer = self.request(&target, Some(json)).await?;
+        target.decode(answer).await
+    }
+
+    /// # Errors
+    /// As for all requests.
     pub(crate) async fn delete(&mut self, path: &[&str]) -> Result<(), ClientError> {
         let target = Target::new(Method::DELETE, &self.root, path);
         self.request(&target, None).await.map(drop)

@@ -1,9 +1,11 @@
 //! `xylem node …`
 
+mod availability;
+
 use std::io;
 
 use clap::{Args, Subcommand};
-use xylem_types::rest::Node;
+use xylem_types::{node::Availability, rest::Node};
 
 use crate::{
     client::Client,
@@ -16,6 +18,12 @@ pub(crate) enum NodeCommand {
     /// The workers of all connected clusters
     #[command(visible_alias = "ls")]
     List(ListArgs),
+    /// Give a worker no new instances; those that it has stay
+    Cordon(availability::NodeArgs),
+    /// Let a worker take instances again; a draining ends
+    Uncordon(availability::NodeArgs),
+    /// Replace the instances of a worker by others elsewhere, one by one, and give it no new ones
+    Drain(availability::DrainArgs),
 }
 
 #[derive(Args, Debug)]
@@ -42,6 +50,13 @@ pub(crate) async fn run(
             nodes.sort_by(|a, b| key(a).cmp(&key(b)));
             Ok(render(out, format, &nodes)?)
         }
+        NodeCommand::Cordon(args) => {
+            availability::set(&mut client, &args, Availability::Cordoned).await
+        }
+        NodeCommand::Uncordon(args) => {
+            availability::set(&mut client, &args, Availability::Active).await
+        }
+        NodeCommand::Drain(args) => availability::drain(&mut client, &args).await,
     }
 }
 
@@ -56,6 +71,7 @@ fn render(out: &mut impl io::Write, format: Format, nodes: &[Node]) -> io::Resul
             "ID",
             "NAME",
             "CLUSTER",
+            "STATE",
             "NODE-IP",
             "TUNNEL-PORT",
             "SUBNET",
@@ -65,13 +81,14 @@ fn render(out: &mut impl io::Write, format: Format, nodes: &[Node]) -> io::Resul
             "FREE-MEMORY",
             "RUNTIMES",
         ])
-        .right_aligned(&[4, 7, 8, 9]);
+        .right_aligned(&[5, 8, 9, 10]);
         for node in nodes {
             let room = &node.room;
             table.row([
                 room.worker_id.clone(),
                 room.name.clone(),
                 node.cluster_name.clone(),
+                availability::told(node),
                 node.host_ip.map_or(String::new(), |ip| ip.to_string()),
                 node.host_port.map_or(String::new(), |port| port.to_string()),
                 node.subnet.map_or(String::new(), subnet),
@@ -94,7 +111,7 @@ fn subnet(network: std::net::Ipv4Addr) -> String {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use xylem_types::session::WorkerRoom;
+    use xylem_types::{rest::DrainProgress, session::WorkerRoom};
 
     use super::*;
 
@@ -117,17 +134,23 @@ mod tests {
                 host_ip: Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 11))),
                 host_port: Some(50103),
                 subnet: Some(Ipv4Addr::new(10, 18, 0, 64)),
+                ..Node::default()
             },
-            Node { cluster_name: "munich".into(), ..Node::default() },
+            Node {
+                cluster_name: "munich".into(),
+                availability: Availability::Draining,
+                drain: Some(DrainProgress { left: 2, ..DrainProgress::default() }),
+                ..Node::default()
+            },
         ];
         let mut out = Vec::new();
         render(&mut out, Format::Table, &nodes).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "\
-ID   NAME    CLUSTER   NODE-IP      TUNNEL-PORT   SUBNET          ARCH    FREE-VCPUS   CPU   FREE-MEMORY   RUNTIMES
-w1   rack4   munich    192.0.2.11         50103   10.18.0.64/26   amd64          3.5   13%        900 MB   docker
--    -       munich    -                      -   -               -              0.0    0%          0 MB   -
+ID   NAME    CLUSTER   STATE              NODE-IP      TUNNEL-PORT   SUBNET          ARCH    FREE-VCPUS   CPU   FREE-MEMORY   RUNTIMES
+w1   rack4   munich    active             192.0.2.11         50103   10.18.0.64/26   amd64          3.5   13%        900 MB   docker
+-    -       munich    draining, 2 left   -                      -   -               -              0.0    0%          0 MB   -
 "
         );
     }

@@ -8,6 +8,7 @@ use support::Root;
 use xylem_types::{
     instance::InstanceStatus,
     job::{Job, JobInstance},
+    node::Availability,
     rest::{Application, Cluster, Node},
 };
 
@@ -193,6 +194,25 @@ fn clusters_and_their_workers_are_listed() {
     let table = root.xylem(&["node", "list"]).ok();
     assert!(table.contains("10.18.0.0/26"), "{table}");
     assert_eq!(root.xylem(&["node", "list", "--cluster", "oslo", "-o", "json"]).ok(), "[]\n");
+}
+
+#[test]
+fn a_worker_is_cordoned_drained_and_taken_back() {
+    let root = Root::logged_in();
+    let _cluster = root.connect_cluster("munich");
+    let state = || {
+        let nodes: Vec<Node> = root.xylem(&["node", "list", "-o", "json"]).json();
+        nodes[0].availability
+    };
+    root.xylem(&["node", "cordon", "rack4"]).ok();
+    assert_eq!(state(), Availability::Cordoned);
+    assert!(root.xylem(&["node", "list"]).ok().contains("cordoned"));
+    root.xylem(&["node", "uncordon", "0a1b2c3d-0000"]).ok();
+    assert_eq!(state(), Availability::Active);
+    root.xylem(&["node", "drain", "rack4", "--grace", "5", "--wait", "--timeout", "20"]).ok();
+    assert!(root.xylem(&["node", "list"]).ok().contains("drained"));
+    let said = root.xylem(&["node", "drain", "rack5"]).refused(1);
+    assert!(said.contains("no node rack5"), "{said}");
 }
 
 #[test]
