@@ -25,6 +25,7 @@ use serde::Serialize;
 use super::{
     flow_ends::is_echo,
     flow_filter::{is_name_of, network},
+    read::monotonic_ns,
     snapshot::{Snapshot, proto_name},
 };
 use crate::{
@@ -39,7 +40,8 @@ use crate::{
   xylem net events --for 10 --service web --output json
 
 The programs tell what they do only while this runs; one at a time can watch a data path. Without
---follow it ends after a second.")]
+--follow it ends after a second. More events than are read in time are lost: a line of the kind
+`lost` says so, whatever the filter.")]
 pub(super) struct EventsArgs {
     /// Go on until interrupted
     #[arg(long, short)]
@@ -67,6 +69,38 @@ pub(super) enum Kind {
     Opened,
     Closed,
     Dropped,
+}
+
+/// What is told to who watches.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Told<'a> {
+    Event(&'a Event),
+    /// So many times the ring buffer was full, and what happened meanwhile is not told.
+    Overruns(u64),
+}
+
+/// Events were lost.
+#[derive(Debug, Serialize)]
+pub(super) struct LostView {
+    /// When that was noticed; it was before, and after the event that was told before it.
+    pub(super) time_ns: u64,
+    /// `lost`
+    pub(super) kind: &'static str,
+    /// How often the ring buffer was full since the last such line.
+    pub(super) overruns: u64,
+    pub(super) explanation: &'static str,
+}
+
+impl LostView {
+    pub(super) fn new(time_ns: u64, overruns: u64) -> Self {
+        Self {
+            time_ns,
+            kind: "lost",
+            overruns,
+            explanation: "the ring buffer was full; what happened meanwhile is counted, but not \
+                          told",
+        }
+    }
 }
 
 /// One event, in words.
@@ -100,12 +134,22 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     let maps = PinnedMaps::open(bpffs)?;
     let mut snapshot = Snapshot::read(&maps)?;
+    let mut read_at = Instant::now();
     let time =
         if args.follow { None } else { Some(Duration::from_secs(args.seconds.unwrap_or(1))) };
-    watch(bpffs, time, out, |event, out| {
-        if !snapshot.instances.contains_key(&event.value) {
+    watch(bpffs, time, out, |told, out| {
+        let event = match told {
+            Told::Event(event) => event,
+            Told::Overruns(overruns) => {
+                let view = LostView::new(monotonic_ns()?, overruns);
+                return Ok(write_lost(out, format, paint, &view)?);
+            }
+        };
+        let is_new = instance(event).is_some_and(|id| !snapshot.instances.contains_key(&id));
+        if is_new && read_at.elapsed() >= READ_NAMES_EVERY {
             // Known since a moment ago, perhaps.
             snapshot = Snapshot::read(&maps)?;
+            read_at = Instant::now();
         }
         let Some(view) = view(&snapshot, event) else { return Ok(()) };
         if !passes(args, &snapshot, event, &view) {
@@ -115,6 +159,13 @@ pub(super) fn run(
     })
 }
 
+/// How often the names of instances are read again, at most: that takes longer than what most
+/// events leave.
+const READ_NAMES_EVERY: Duration = Duration::from_millis(100);
+
+/// How often it is said that events were lost, at most.
+const SAY_LOST_EVERY: Duration = Duration::from_secs(1);
+
 /// Gives each event to `each`, for some time or until interrupted.
 ///
 /// # Errors
@@ -123,7 +174,7 @@ pub(super) fn watch<W: Write>(
     bpffs: &Path,
     time: Option<Duration>,
     out: &mut W,
-    mut each: impl FnMut(&Event, &mut W) -> anyhow::Result<()>,
+    mut each: impl FnMut(Told<'_>, &mut W) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     // Taken before the programs are told to speak, so that they are told to stop whatever ends
     // this.
@@ -132,12 +183,23 @@ pub(super) fn watch<W: Write>(
     let signals = SignalFd::new(&signals).context("cannot wait for signals")?;
     let mut observer = Observer::start(bpffs)?;
     let until = time.map(|time| Instant::now() + time);
+    let (mut overruns, mut said) = (0, None::<Instant>);
     loop {
         while let Some(event) = observer.next_event() {
-            each(&event, out)?;
-            if until.is_some_and(|until| Instant::now() >= until) {
+            each(Told::Event(&event), out)?;
+            let now = Instant::now();
+            overruns += observer.take_overruns();
+            if overruns > 0 && said.is_none_or(|said| now - said >= SAY_LOST_EVERY) {
+                each(Told::Overruns(std::mem::take(&mut overruns)), out)?;
+                said = Some(now);
+            }
+            if until.is_some_and(|until| now >= until) {
                 break;
             }
+        }
+        if overruns > 0 {
+            each(Told::Overruns(std::mem::take(&mut overruns)), out)?;
+            said = Some(Instant::now());
         }
         out.flush()?;
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -172,7 +234,6 @@ pub(super) fn view(snapshot: &Snapshot, event: &Event) -> Option<EventView> {
         _ => return None,
     };
     let reason = (kind == Kind::Dropped).then(|| DropReason::from_raw(event.value)).flatten();
-    let is_flow = kind != Kind::Dropped && event.value != 0;
     let (src, dst) = sockets(event);
     Some(EventView {
         time_ns: event.time_ns,
@@ -181,7 +242,7 @@ pub(super) fn view(snapshot: &Snapshot, event: &Event) -> Option<EventView> {
         src,
         dst,
         bytes: event.packet_len,
-        instance: is_flow.then(|| snapshot.instance_name(event.value)),
+        instance: instance(event).map(|id| snapshot.instance_name(id)),
         reason: reason.map(DropReason::name),
         explanation: reason.map(DropReason::explanation),
     })
@@ -189,11 +250,9 @@ pub(super) fn view(snapshot: &Snapshot, event: &Event) -> Option<EventView> {
 
 fn passes(args: &EventsArgs, snapshot: &Snapshot, event: &Event, view: &EventView) -> bool {
     let is_of_service = |service: &str| {
-        view.kind != Kind::Dropped
-            && snapshot
-                .instances
-                .get(&event.value)
-                .is_some_and(|instance| is_name_of(snapshot.name(instance.entry.service), service))
+        instance(event)
+            .and_then(|id| snapshot.instances.get(&id))
+            .is_some_and(|known| is_name_of(snapshot.name(known.entry.service), service))
     };
     args.kind.is_none_or(|kind| view.kind == kind)
         && args.reason.is_none_or(|reason| view.reason == Some(reason.name()))
@@ -211,7 +270,6 @@ pub(super) fn write_line(
     if format == Format::Json {
         return output::json_line(out, view);
     }
-    let (seconds, nanos) = (view.time_ns / 1_000_000_000, view.time_ns % 1_000_000_000);
     let (word, colour) = match view.kind {
         Kind::Opened => ("opened ", Colour::Green),
         Kind::Closed => ("closed ", Colour::Plain),
@@ -224,7 +282,26 @@ pub(super) fn write_line(
     };
     let word = paint.on(colour, word);
     let ends = shown_ends(&view.proto, view.src, view.dst);
-    writeln!(out, "{seconds}.{:06} {word} {ends}{what}", nanos / 1_000)
+    writeln!(out, "{} {word} {ends}{what}", shown_time(view.time_ns))
+}
+
+/// The line in which events were lost.
+pub(super) fn write_lost(
+    out: &mut impl Write,
+    format: Format,
+    paint: Paint,
+    view: &LostView,
+) -> io::Result<()> {
+    if format == Format::Json {
+        return output::json_line(out, view);
+    }
+    let times = if view.overruns == 1 { "once" } else { "several times" };
+    let word = paint.on(Colour::Yellow, "lost   ");
+    writeln!(out, "{} {word} events, {times}: {}", shown_time(view.time_ns), view.explanation)
+}
+
+fn shown_time(time_ns: u64) -> String {
+    format!("{}.{:06}", time_ns / 1_000_000_000, time_ns % 1_000_000_000 / 1_000)
 }
 
 /// Who sent the packet to whom.
@@ -241,6 +318,12 @@ fn shown_ends(proto: &str, src: SocketAddr, dst: SocketAddr) -> String {
 fn bare(ip: IpAddr) -> String {
     // A packet that could not be read has no addresses.
     if ip.is_unspecified() { "?".to_owned() } else { ip.to_string() }
+}
+
+/// Id of the instance that the flow of an event leads to.
+fn instance(event: &Event) -> Option<u32> {
+    let is_flow = event.kind != EventKind::Dropped as u32;
+    (is_flow && event.value != 0).then_some(event.value)
 }
 
 /// Echo has an identifier and a type for ports, which say nothing to people.

@@ -28,6 +28,7 @@ use net_maps::PinnedMaps;
 
 use self::{
     drops::Samples,
+    events::Told,
     flow_filter::{Filter, Order},
     snapshot::Snapshot,
 };
@@ -164,8 +165,11 @@ pub(crate) fn run(args: NetArgs, format: Format, out: &mut impl Write) -> anyhow
         NetCommand::Drops(DropsArgs { all, sample }) => {
             let mut samples = Samples::default();
             if let Some(seconds) = sample {
-                events::watch(&bpffs, Some(Duration::from_secs(seconds)), out, |event, _| {
-                    samples.add(event);
+                events::watch(&bpffs, Some(Duration::from_secs(seconds)), out, |told, _| {
+                    // Of each reason the last packet is enough.
+                    if let Told::Event(event) = told {
+                        samples.add(event);
+                    }
                     Ok(())
                 })?;
             }

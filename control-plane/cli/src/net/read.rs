@@ -54,7 +54,7 @@ impl Snapshot {
 }
 
 /// The clock that the programs take their times from.
-fn monotonic_ns() -> nix::Result<u64> {
+pub(super) fn monotonic_ns() -> nix::Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
     Ok(seconds * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0))

@@ -528,6 +528,24 @@ fn events_are_a_line_each() {
 }
 
 #[test]
+fn lost_events_are_a_line_as_well() {
+    let lost = |format, overruns| {
+        let view = events::LostView::new(12_345_678_000, overruns);
+        let mut out = Vec::new();
+        events::write_lost(&mut out, format, Paint::default(), &view).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(
+        lost(Format::Table, 1),
+        "12.345678 lost    events, once: the ring buffer was full; what happened meanwhile is \
+         counted, but not told\n"
+    );
+    assert!(lost(Format::Table, 2).contains(" lost    events, several times: "));
+    let json = lost(Format::Json, 2);
+    assert!(json.starts_with(r#"{"time_ns":12345678000,"kind":"lost","overruns":2,"#), "{json}");
+}
+
+#[test]
 fn empty_maps_are_empty_lists() {
     let nothing = Snapshot::default();
     assert_eq!(shown!(services::render, Format::Json, services::views(&nothing)), "[]\n");

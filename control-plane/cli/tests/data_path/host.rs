@@ -6,7 +6,7 @@
 use std::{
     fs,
     net::Ipv4Addr,
-    os::unix::process::CommandExt,
+    os::{fd::AsRawFd, unix::process::CommandExt},
     panic,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -26,6 +26,10 @@ use nix::{
     mount::{MsFlags, mount},
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},
+    sys::socket::{
+        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, sendto,
+        socket,
+    },
     unistd::geteuid,
 };
 use tempfile::TempDir;
@@ -138,15 +142,17 @@ impl Host {
 
     /// Sends a packet out of the client, as its network stack would.
     pub(crate) fn send_from_client(&self, packet: &[u8]) {
-        use std::os::fd::AsRawFd;
+        self.send_each_from_client([packet]);
+    }
 
-        use nix::sys::socket::{
-            AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike,
-            sendto, socket,
-        };
-        let raw = SockFlag::SOCK_CLOEXEC;
-        let protocol = SockProtocol::EthAll;
-        let socket = socket(AddressFamily::Packet, SockType::Raw, raw, protocol).unwrap();
+    /// As [`Self::send_from_client`], by one socket: the kernel takes its time to close each.
+    pub(crate) fn send_each_from_client(
+        &self,
+        packets: impl IntoIterator<Item = impl AsRef<[u8]>>,
+    ) {
+        let kind = SockFlag::SOCK_CLOEXEC;
+        let socket =
+            socket(AddressFamily::Packet, SockType::Raw, kind, SockProtocol::EthAll).unwrap();
         let index = if_nametoindex("xyclient-in").unwrap();
         let address = nix::libc::sockaddr_ll {
             sll_family: nix::libc::AF_PACKET as u16,
@@ -162,8 +168,11 @@ impl Host {
             LinkAddr::from_raw((&raw const address).cast(), Some(size_of_val(&address) as u32))
         };
         let address = address.unwrap();
-        let sent = sendto(socket.as_raw_fd(), packet, &address, MsgFlags::empty()).unwrap();
-        assert_eq!(sent, packet.len());
+        for packet in packets {
+            let packet = packet.as_ref();
+            let sent = sendto(socket.as_raw_fd(), packet, &address, MsgFlags::empty()).unwrap();
+            assert_eq!(sent, packet.len());
+        }
     }
 }
 

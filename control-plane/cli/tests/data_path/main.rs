@@ -206,6 +206,31 @@ fn events_are_told_while_somebody_looks_and_to_one_at_a_time() {
 }
 
 #[test]
+fn events_that_found_the_ring_full_are_said_to_be_lost() {
+    // The ring holds a megabyte of them.
+    const EVENTS: u16 = 12_000;
+    on_a_new_host(|host| {
+        let mut child = host.start(&["--output", "json", "events", "--follow", "--kind", "opened"]);
+        let pid = Pid::from_raw(child.id() as i32);
+        wait_for("observer", || is_observed(&host).then_some(()));
+        kill(pid, Signal::SIGSTOP).unwrap();
+        let outside = Ipv4Addr::new(203, 0, 113, 1);
+        host.send_each_from_client((0..EVENTS).map(|port| syn(outside, 20_000 + port)));
+        kill(pid, Signal::SIGCONT).unwrap();
+        let mut lines = lines(&mut child);
+        let lost = lines.next().unwrap();
+        assert!(lost.contains(r#""kind":"lost","overruns":1"#), "{lost}");
+        // There is room again, and nothing more is lost.
+        host.send_from_client(&syn(WEB_RR, 40_001));
+        let opened = lines.next().unwrap();
+        assert!(opened.contains(r#""kind":"opened""#), "{opened}");
+        kill(pid, Signal::SIGINT).unwrap();
+        assert_eq!(lines.next(), None);
+        assert!(child.wait().unwrap().success());
+    });
+}
+
+#[test]
 fn a_killed_observer_leaves_nothing_for_ever() {
     on_a_new_host(|mut host| {
         let mut child = host.start(&["events", "--follow"]);
