@@ -5,6 +5,7 @@
 
 #![expect(unreachable_pub, reason = "a test binary exports nothing")]
 
+mod drain;
 mod failures;
 mod lifecycle;
 mod recovery;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use scene::Scene;
 use xylem_tests::suite::{self, Check};
 
-const TRIALS: [Check<Scene>; 14] = [
+const TRIALS: [Check<Scene>; 15] = [
     ("an_application_is_deployed_scaled_and_removed", lifecycle::deployed_scaled_and_removed),
     ("a_one_shot_instance_completes", lifecycle::one_shot),
     ("an_invalid_descriptor_is_refused_field_by_field", refusals::invalid_descriptor),
@@ -26,6 +27,7 @@ const TRIALS: [Check<Scene>; 14] = [
     ("an_unreachable_registry_fails_with_the_cause", failures::unreachable_registry),
     ("a_missing_layer_fails_with_the_cause", failures::missing_layer),
     ("a_full_subnet_fails_with_the_cause", failures::full_subnet),
+    ("a_worker_is_drained_and_nobody_notices", drain::worker_drained),
     ("an_instance_that_dies_is_started_again", recovery::instance_dies),
     ("a_node_engine_may_die", recovery::node_engine_dies),
     ("the_root_may_die", recovery::root_dies),
