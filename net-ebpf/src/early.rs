@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use net_common::{
     Addr, Config, DropReason, Flow, Packet, PeerKey, ProgramCounter, checksum,
-    flow::OUTSIDE,
+    flow::{OUTSIDE, flags::CLOSING},
     packet::{ETH_LEN, ETH_P_IP, Fragment, Frame, IPV4_LEN, Ipv4Header, TCP, UDP, parse},
 };
 
@@ -116,8 +116,10 @@ fn to_instance(ctx: &XdpContext, config: &Config) -> Option<()> {
     let key = &keys.key;
     let flow = FLOWS.get_ptr_mut(key)?;
     // SAFETY: as in `flow::entry`.
-    let (node, ifindex) = unsafe { ((*flow).node, (*flow).ifindex) };
+    let (node, ifindex, flags) = unsafe { ((*flow).node, (*flow).ifindex, (*flow).flags) };
     if node != 0
+        || flags & CLOSING != 0
+        || packet.is_closing()
         || packet.is_error()
         || packet.fragment != Fragment::Whole as u32
         || packet.len > config.instance_mtu

@@ -16,7 +16,7 @@ use net_common::{
 };
 
 use crate::{
-    atomic, event, explain,
+    atomic, closing, event, explain,
     maps::{CONFIG, FLOWS, INSTANCE_TRAFFIC, INSTANCES, KEYS, NODES, OPENING, SERVICE_TRAFFIC},
     mss, rewrite, tunnel,
     verdict::{Verdict, count},
@@ -127,6 +127,9 @@ pub fn follow(
         // SAFETY: as in `entry`.
         rewrite::packet(ctx, packet, unsafe { &*flow })?;
     }
+    if packet.is_tcp() && !packet.is_error() && (packet.is_closing() || flags & CLOSING != 0) {
+        closing::follow(ctx, packet, key, flow);
+    }
     // Last, because the entry is another one afterwards, and this packet is to be counted in it. A
     // stream that nobody answers is not looked at again and again.
     if flags & (CONFIRMED | REPLY) == 0
@@ -221,7 +224,8 @@ const UNANSWERED: u64 = 32;
 /// stay where they are.
 #[inline(never)]
 fn confirm(packet: &Packet, key: &FlowKey, flow: *mut Flow) {
-    let Some(answering) = answering(packet, flow) else { return };
+    // SAFETY: as in `entry`.
+    let Some(answering) = answering(packet, unsafe { &*flow }) else { return };
     let Some(keys) = KEYS.get_ptr_mut(0) else { return };
     // SAFETY: as in `entry`; of the keys, `key` is the other one.
     let answers_key = unsafe {
@@ -252,13 +256,11 @@ fn confirm(packet: &Packet, key: &FlowKey, flow: *mut Flow) {
 
 /// The address that the answers of a question's entry come from.
 #[inline(always)]
-fn answering(packet: &Packet, flow: *mut Flow) -> Option<Addr> {
-    // SAFETY: as in `entry`.
-    let (node, instance, dst) = unsafe { ((*flow).node, (*flow).instance, (*flow).dst) };
-    if node == 0 || node == OUTSIDE {
-        return Some(dst);
+pub fn answering(packet: &Packet, flow: &Flow) -> Option<Addr> {
+    if flow.node == 0 || flow.node == OUTSIDE {
+        return Some(flow.dst);
     }
-    Some(INSTANCES.get(instance)?.instance_ip(&packet.dst))
+    Some(INSTANCES.get(flow.instance)?.instance_ip(&packet.dst))
 }
 
 #[inline(always)]

@@ -15,6 +15,7 @@
 #![no_main]
 
 mod atomic;
+mod closing;
 mod early;
 mod event;
 mod explain;

@@ -352,6 +352,8 @@ pub fn put(
         (*entry).instance = owner.instance;
         (*entry).generation = owner.generation;
         (*entry).flags = owner.flags;
+        (*entry).fin_end = 0;
+        (*entry).acked = 0;
         let entry: &Flow = &*entry;
         OPENING.insert(key, entry, u64::from(flags)).map_err(|_| DropReason::FlowTableFull)
     }

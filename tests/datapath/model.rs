@@ -40,6 +40,11 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x14;
 const ACK: u8 = 0x10;
 
+/// Every segment is of one byte and begins here …
+const SEQUENCE: u32 = 1;
+/// … so every FIN ends here.
+const FIN_END: u32 = SEQUENCE + 2;
+
 /// What a client dials.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Dialled {
@@ -58,10 +63,10 @@ struct Line {
 
 #[derive(Clone, Debug)]
 enum Action {
-    /// The client sends, of TCP with these flags.
-    Ask(Line, u8),
+    /// The client sends, of TCP with these flags and this acknowledgement.
+    Ask(Line, u8, u32),
     /// The flow's server sends.
-    Answer(Line, u8),
+    Answer(Line, u8, u32),
     Table(Vec<usize>),
     State(usize, InstanceState),
     /// It goes and comes as the next generation, on this node of [`ELSEWHERE`] if it can.
@@ -79,15 +84,20 @@ fn line() -> impl Strategy<Value = Line> {
         .prop_map(|(port, is_tcp, dialled)| Line { port, is_tcp, dialled })
 }
 
+/// Of nothing, or of all that the other side sends.
+fn acked() -> impl Strategy<Value = u32> {
+    select(vec![SEQUENCE, FIN_END])
+}
+
 fn action() -> impl Strategy<Value = Action> {
     let server = 0..SERVERS.len();
     let state = select(vec![InstanceState::Up, InstanceState::Draining, InstanceState::Absent]);
     let node_state = select(vec![NodeState::Up, NodeState::Up, NodeState::Down]);
     prop_oneof![
-        8 => (line(), select(vec![SYN, SYN, ACK, ACK, ACK, FIN, RST]))
-            .prop_map(|(line, flags)| Action::Ask(line, flags)),
-        6 => (line(), select(vec![ACK, ACK, ACK, FIN, RST]))
-            .prop_map(|(line, flags)| Action::Answer(line, flags)),
+        8 => (line(), select(vec![SYN, SYN, ACK, ACK, ACK, FIN, FIN, RST]), acked())
+            .prop_map(|(line, flags, acked)| Action::Ask(line, flags, acked)),
+        6 => (line(), select(vec![ACK, ACK, ACK, FIN, FIN, RST]), acked())
+            .prop_map(|(line, flags, acked)| Action::Answer(line, flags, acked)),
         1 => vec(server.clone(), 0..5).prop_map(Action::Table),
         1 => (server.clone(), state).prop_map(|(server, state)| Action::State(server, state)),
         1 => (server, select(&ELSEWHERE[..])).prop_map(|(server, node)| Action::Move(server, node)),
@@ -112,11 +122,18 @@ struct Entry {
     is_closing: bool,
     is_reset: bool,
     is_confirmed: bool,
+    has_fin: bool,
+    /// What it acknowledged since it is closing.
+    acked: u32,
 }
 
 impl Entry {
-    fn pass(&mut self, is_tcp: bool, flags: u8) {
+    fn pass(&mut self, is_tcp: bool, flags: u8, acked: u32) {
         self.packets += 1;
+        self.has_fin |= is_tcp && flags & 0x01 != 0;
+        if is_tcp && (flags & 0x05 != 0 || self.is_closing) && flags & ACK != 0 {
+            self.acked = acked;
+        }
         if is_tcp && flags & 0x05 != 0 {
             self.is_closing = true;
             self.is_reset |= flags & 0x04 != 0;
@@ -124,6 +141,19 @@ impl Entry {
             (self.is_closing, self.is_reset) = (false, false);
         }
     }
+}
+
+/// Whether a connection is over with a segment that `own` has followed.
+fn is_over(own: &Entry, other: &Entry, flags: u8, is_delivered_here: bool) -> bool {
+    let both_in_table = own.is_confirmed && other.is_confirmed;
+    let is_end = if flags & 0x04 != 0 {
+        other.is_closing && other.acked == SEQUENCE
+    } else {
+        let have_closed = own.is_closing && other.is_closing;
+        let have_closed = have_closed && own.has_fin && other.has_fin;
+        is_delivered_here && have_closed && own.acked == FIN_END && other.acked == FIN_END
+    };
+    both_in_table && is_end
 }
 
 /// The answers of a server at a place to a client's port, and to whom they seem to come from.
@@ -159,7 +189,7 @@ impl Model {
     }
 
     /// A packet of the client, and what is counted besides.
-    fn ask(&mut self, line: Line, flags: u8) -> (Outcome, Vec<Count>) {
+    fn ask(&mut self, line: Line, flags: u8, acked: u32) -> (Outcome, Vec<Count>) {
         let is_opening = line.is_tcp && flags == SYN;
         let mut counts = Vec::new();
         let slot = slot(line.dialled);
@@ -194,6 +224,7 @@ impl Model {
         let confirms = !line.is_tcp || flags & 0x16 == ACK;
         let is_looked_at = entry.packets < 8 || entry.packets.is_multiple_of(32);
         let answers = (entry.server, entry.node, line.port, line.is_tcp);
+        let was_confirmed = entry.is_confirmed;
         if confirms
             && is_looked_at
             && !entry.is_confirmed
@@ -204,10 +235,43 @@ impl Model {
             (entry.is_confirmed, answers.is_confirmed) = (true, true);
             counts.push(Count::Did(ProgramCounter::FlowConfirmed));
         }
-        entry.pass(line.is_tcp, flags);
+        let was_closing = entry.is_closing;
+        entry.pass(line.is_tcp, flags, acked);
+        let entry = *entry;
         counts.push(Count::Service(slot, Direction::Egress));
         counts.push(Count::Instance(SERVERS[entry.server].id, Direction::Egress));
+        if line.is_tcp
+            && was_confirmed
+            && (was_closing || flags & 0x05 != 0)
+            && let Some((dialled, other)) = self.answering.get(&answers)
+            && *dialled == line.dialled
+            && other.generation == entry.generation
+            && is_over(&entry, other, flags, entry.node == 0)
+        {
+            self.asking.remove(&line);
+            self.answering.remove(&answers);
+            counts.push(Count::Did(ProgramCounter::FlowClosed));
+        }
         (Ok((entry.server, entry.node)), counts)
+    }
+
+    /// A packet of the server at `answers` to `line`, and what is counted besides.
+    fn answer(&mut self, line: Line, answers: Answers, flags: u8, acked: u32) -> Vec<Count> {
+        let (_, entry) = self.answering.get_mut(&answers).expect("whoever calls has found it");
+        let was_closing = entry.is_closing;
+        entry.pass(line.is_tcp, flags, acked);
+        let entry = *entry;
+        if line.is_tcp
+            && (was_closing || flags & 0x05 != 0)
+            && let Some(other) = self.asking.get(&line)
+            && other.generation == entry.generation
+            && is_over(&entry, other, flags, true)
+        {
+            self.asking.remove(&line);
+            self.answering.remove(&answers);
+            return vec![Count::Did(ProgramCounter::FlowClosed)];
+        }
+        Vec::new()
     }
 
     /// The server of a new flow.
@@ -270,8 +334,12 @@ fn slot(dialled: Dialled) -> u32 {
     }
 }
 
-fn packet(is_tcp: bool, src: End, dst: End, flags: u8) -> Vec<u8> {
-    if is_tcp { segment(src, dst, (1, 1), flags, b"x") } else { datagram(src, dst, b"x") }
+fn packet(is_tcp: bool, src: End, dst: End, flags: u8, acked: u32) -> Vec<u8> {
+    if is_tcp {
+        segment(src, dst, (SEQUENCE, acked), flags, b"x")
+    } else {
+        datagram(src, dst, b"x")
+    }
 }
 
 /// Program and model side by side.
@@ -284,8 +352,8 @@ struct Both<'a> {
 impl Both<'_> {
     fn act(&mut self, action: &Action) -> Result<(), TestCaseError> {
         match action {
-            Action::Ask(line, flags) => self.ask(*line, *flags),
-            Action::Answer(line, flags) => self.answer(*line, *flags),
+            Action::Ask(line, flags, acked) => self.ask(*line, *flags, *acked),
+            Action::Answer(line, flags, acked) => self.answer(*line, *flags, *acked),
             Action::Table(servers) => {
                 self.model.table.clone_from(servers);
                 let ids: Vec<u32> = servers.iter().map(|server| SERVERS[*server].id).collect();
@@ -330,12 +398,12 @@ impl Both<'_> {
         }
     }
 
-    fn ask(&mut self, line: Line, flags: u8) -> Result<(), TestCaseError> {
+    fn ask(&mut self, line: Line, flags: u8, acked: u32) -> Result<(), TestCaseError> {
         let client = (CLIENT.namespace(self.family), line.port);
-        let sent = packet(line.is_tcp, client, self.dialled(line.dialled), flags);
+        let sent = packet(line.is_tcp, client, self.dialled(line.dialled), flags, acked);
         let context = Context { ifindex: veth(CLIENT.id), ..Context::default() };
         let placed_before = self.model.asking.get(&line).copied();
-        let (outcome, mut expected) = self.model.ask(line, flags);
+        let (outcome, mut expected) = self.model.ask(line, flags, acked);
         if let (Some(before), Ok((server, _))) = (placed_before, outcome)
             && self.model.is_current(&before)
             && !before.is_closing
@@ -371,20 +439,19 @@ impl Both<'_> {
         self.check(expected)
     }
 
-    fn answer(&mut self, line: Line, flags: u8) -> Result<(), TestCaseError> {
+    fn answer(&mut self, line: Line, flags: u8, acked: u32) -> Result<(), TestCaseError> {
         let Some(answers) = self.model.answerer(line) else { return Ok(()) };
         let (server, node, ..) = answers;
-        let (_, entry) = self.model.answering.get_mut(&answers).expect("just found");
-        entry.pass(line.is_tcp, flags);
+        let ended = self.model.answer(line, answers, flags, acked);
         let client = (CLIENT.instance(self.family), line.port);
         let out = if node == 0 {
             let from = (SERVERS[server].namespace(self.family), 80);
-            let sent = packet(line.is_tcp, from, client, flags);
+            let sent = packet(line.is_tcp, from, client, flags, acked);
             let context = Context { ifindex: veth(SERVERS[server].id), ..Context::default() };
             self.datapath.run_as("from_instance", &sent, context).1
         } else {
             let from = (SERVERS[server].instance(self.family), 80);
-            let inner = packet(line.is_tcp, from, client, flags);
+            let inner = packet(line.is_tcp, from, client, flags, acked);
             let sender = self.datapath.get_node(node).addr;
             let std::net::IpAddr::V4(sender) = sender.to_ip() else { unreachable!("IPv4") };
             let sent = match sender {
@@ -408,6 +475,7 @@ impl Both<'_> {
         if node != 0 {
             expected.push(Count::Did(ProgramCounter::Decapsulated));
         }
+        expected.extend(ended);
         self.check(expected)
     }
 
@@ -476,7 +544,7 @@ fn a_long_monologue_is_as_its_model() {
     let mut both = Both { model, datapath: &mut datapath, family: Family::V4 };
     let line = Line { port: 40_000, is_tcp: false, dialled: Dialled::Service };
     for _ in 0..100 {
-        both.act(&Action::Ask(line, 0)).expect("as the model says");
+        both.act(&Action::Ask(line, 0, 0)).expect("as the model says");
     }
     both.check_table().expect("as the model says");
     assert!(both.model.asking[&line].is_confirmed);

@@ -62,10 +62,13 @@ pub enum ProgramCounter {
     FlowConfirmed = 12,
     /// Messages that went from socket to socket, past the stack; bytes without headers.
     SocketToSocket = 13,
+    /// TCP connections that both sides have ended, and whose entries left the flow table with
+    /// their last segment.
+    FlowClosed = 14,
 }
 
 impl ProgramCounter {
-    pub const COUNT: u32 = 14;
+    pub const COUNT: u32 = 15;
 
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::Delivered,
@@ -82,6 +85,7 @@ impl ProgramCounter {
         Self::MssClamped,
         Self::FlowConfirmed,
         Self::SocketToSocket,
+        Self::FlowClosed,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -100,6 +104,7 @@ impl ProgramCounter {
             Self::MssClamped => "mss-clamped",
             Self::FlowConfirmed => "flow-confirmed",
             Self::SocketToSocket => "socket-to-socket",
+            Self::FlowClosed => "flow-closed",
         }
     }
 }

@@ -81,6 +81,10 @@ pub struct Flow {
     pub generation: u32,
     /// [`flags`].
     pub flags: u32,
+    /// Of TCP in this direction, once `CLOSING`: the sequence number behind the FIN and the last
+    /// acknowledgement (RFC 9293, 3.4), host byte order.
+    pub fin_end: u32,
+    pub acked: u32,
 }
 
 impl Flow {
@@ -89,8 +93,8 @@ impl Flow {
     /// instance IP.
     #[inline(always)]
     pub fn answers_key(&self, key: &FlowKey, answering: Addr) -> FlowKey {
-        let is_echo = key.proto == 1 || key.proto == 58;
-        let reply = if key.proto == 1 { 0 } else { u16::from_ne_bytes([129, 0]) };
+        let is_echo = is_echo(key.proto);
+        let reply = if key.proto == ICMP { ECHO_REPLY } else { ECHO_REPLY_V6 };
         if self.node == 0 {
             // As the server of this node sends them.
             FlowKey {
@@ -112,6 +116,58 @@ impl Flow {
             }
         }
     }
+
+    /// The key of the questions to which this entry's packets are the answers. A client elsewhere
+    /// may have asked another address of the server than the one that answers: then `local` of the
+    /// key is that of `key`.
+    #[inline(always)]
+    pub fn questions_key(&self, key: &FlowKey) -> FlowKey {
+        let request = if key.proto == ICMP { ECHO_REQUEST } else { ECHO_REQUEST_V6 };
+        if self.node == 0 {
+            // As the client of this node sends them.
+            let is_echo = is_echo(key.proto);
+            FlowKey {
+                local: self.dst,
+                remote: self.src,
+                local_port: if is_echo { self.sport } else { self.dport },
+                remote_port: if is_echo { request } else { self.sport },
+                origin: self.ifindex,
+                proto: key.proto,
+            }
+        } else {
+            FlowKey {
+                local: self.src,
+                remote: self.dst,
+                local_port: self.sport,
+                remote_port: if is_echo(key.proto) { request } else { self.dport },
+                origin: from_node(self.node),
+                proto: key.proto,
+            }
+        }
+    }
+
+    /// Whether both ends of a TCP connection, whose other half is `other`, have ended it and know
+    /// so of each other.
+    #[inline(always)]
+    pub fn is_closed_with(&self, other: &Self) -> bool {
+        self.flags & other.flags & flags::CLOSING != 0
+            && self.acked == other.fin_end
+            && other.acked == self.fin_end
+    }
+}
+
+const ICMP: u32 = 1;
+const ICMPV6: u32 = 58;
+
+/// Type and code of pings and their answers, as they stand in [`FlowKey::remote_port`].
+const ECHO_REPLY: u16 = u16::from_ne_bytes([0, 0]);
+const ECHO_REQUEST: u16 = u16::from_ne_bytes([8, 0]);
+const ECHO_REQUEST_V6: u16 = u16::from_ne_bytes([128, 0]);
+const ECHO_REPLY_V6: u16 = u16::from_ne_bytes([129, 0]);
+
+#[inline(always)]
+fn is_echo(proto: u32) -> bool {
+    proto == ICMP || proto == ICMPV6
 }
 
 /// Bits of [`Flow::flags`].

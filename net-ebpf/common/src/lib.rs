@@ -47,7 +47,7 @@ pub use service::{Chunk, Policy, Service, Table};
 pub use socket::{Joined, SocketKey, SocketLayout};
 
 /// Version of everything that is pinned: maps live below `<bpffs root>/v<LAYOUT_VERSION>/`.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Declares that a type may cross into a map as its bytes.
 macro_rules! map_type {

@@ -224,6 +224,24 @@ impl Packet {
     }
 
     #[inline(always)]
+    pub fn is_fin(&self) -> bool {
+        self.tcp_flags & TCP_FIN != 0
+    }
+
+    /// Whether its acknowledgement number counts.
+    #[inline(always)]
+    pub fn acknowledges(&self) -> bool {
+        self.tcp_flags & TCP_ACK != 0
+    }
+
+    /// Of a TCP segment that begins at `sequence`, the number behind its data and its FIN.
+    #[inline(always)]
+    pub fn sequence_end(&self, sequence: u32) -> u32 {
+        let data = self.len.wrapping_sub(self.header_len + self.transport_len);
+        sequence.wrapping_add(data).wrapping_add(u32::from(self.is_fin()))
+    }
+
+    #[inline(always)]
     pub fn is_reset(&self) -> bool {
         self.tcp_flags & TCP_RST != 0
     }

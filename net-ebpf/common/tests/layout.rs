@@ -6,7 +6,7 @@ use net_common::*;
 
 #[test]
 fn the_layout_is_that_of_its_version() {
-    assert_eq!(LAYOUT_VERSION, 2);
+    assert_eq!(LAYOUT_VERSION, 3);
     let sizes = [
         ("Addr", size_of::<Addr>(), 16),
         ("Chunk", size_of::<Chunk>(), 128),
@@ -17,7 +17,7 @@ fn the_layout_is_that_of_its_version() {
         ("Event", size_of::<Event>(), 80),
         ("Explanation", size_of::<Explanation>(), 392),
         ("FlowKey", size_of::<FlowKey>(), 44),
-        ("Flow", size_of::<Flow>(), 96),
+        ("Flow", size_of::<Flow>(), 104),
         ("FragmentKey", size_of::<FragmentKey>(), 44),
         ("FragmentPorts", size_of::<FragmentPorts>(), 4),
         ("Instance", size_of::<Instance>(), 88),

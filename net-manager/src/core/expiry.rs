@@ -8,11 +8,10 @@
 use std::time::Duration;
 
 use net_common::{
-    Addr, Flow, FlowKey, Instance,
+    Flow, FlowKey, Instance,
     flow::{
         OUTSIDE,
         flags::{CLOSING, CONFIRMED, REPLY, RESET},
-        from_node,
     },
 };
 
@@ -20,10 +19,6 @@ const ICMP: u32 = 1;
 const TCP: u32 = 6;
 const UDP: u32 = 17;
 const ICMPV6: u32 = 58;
-
-/// Type and code of the echo requests that open a flow, as they stand in [`FlowKey::remote_port`].
-const ECHO_REQUEST: u16 = u16::from_ne_bytes([8, 0]);
-const ECHO_REQUEST_V6: u16 = u16::from_ne_bytes([128, 0]);
 
 /// Above this part of the flow table, what has nearly ended goes at once.
 const CROWDED: f64 = 0.75;
@@ -152,47 +147,17 @@ pub fn judge<E>(
 
 /// Where the other half of an entry can be; at most one of the keys is in the table.
 pub fn partners(key: &FlowKey, flow: &Flow, instance: Option<&Instance>) -> [Option<FlowKey>; 2] {
-    let is_echo = matches!(key.proto, ICMP | ICMPV6);
-    let is_question = flow.flags & REPLY == 0;
-    if flow.node == 0 {
-        // Delivered to an instance of this node: the other half is what that instance sends.
-        if is_question {
-            return [Some(flow.answers_key(key, flow.dst)), None];
-        }
-        let request = if key.proto == ICMP { ECHO_REQUEST } else { ECHO_REQUEST_V6 };
-        let asked = FlowKey {
-            local: flow.dst,
-            remote: flow.src,
-            local_port: if is_echo { flow.sport } else { flow.dport },
-            remote_port: if is_echo { request } else { flow.sport },
-            origin: flow.ifindex,
-            proto: key.proto,
-        };
-        return [Some(asked), None];
-    }
-    if is_question {
-        // To a node or to the outside: the answers come from there.
-        let answering = match (flow.node, instance) {
-            (OUTSIDE, _) => flow.dst,
-            (_, Some(instance)) => instance.instance_ip(&flow.dst),
-            (_, None) => flow.dst,
+    if flow.flags & REPLY == 0 {
+        // What a peer answers with is its instance IP, whatever was asked.
+        let answering = match instance {
+            Some(instance) if !matches!(flow.node, 0 | OUTSIDE) => instance.instance_ip(&flow.dst),
+            _ => flow.dst,
         };
         return [Some(flow.answers_key(key, answering)), None];
     }
-    // An instance of this node answers a client elsewhere, who may have asked either address.
-    let asked = |local: Addr| FlowKey {
-        local,
-        remote: flow.dst,
-        local_port: flow.sport,
-        remote_port: match key.proto {
-            ICMP => ECHO_REQUEST,
-            ICMPV6 => ECHO_REQUEST_V6,
-            _ => flow.dport,
-        },
-        origin: from_node(flow.node),
-        proto: key.proto,
-    };
-    [Some(asked(flow.src)), Some(asked(key.local))]
+    let asked = flow.questions_key(key);
+    let as_answered = FlowKey { local: key.local, ..asked };
+    [Some(asked), (flow.node != 0).then_some(as_answered)]
 }
 
 /// Whether this entry stands for its flow where flows are counted: each has one such entry.
