@@ -21,6 +21,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::build::Profile;
+
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Developer commands of Xylem")]
 struct Cli {
@@ -68,9 +70,9 @@ fn main() -> ExitCode {
             if let Err(error) = packages::ensure(&packages::CONTENDERS) {
                 eprintln!("bench: {error:#}");
             }
-            program::become_program("xylem-bench", &options)
+            program::become_program("xylem-bench", Profile::Release, &options)
         }
-        Task::Demo { options } => program::become_program("xylem-demo", &options),
+        Task::Demo { options } => program::become_program("xylem-demo", Profile::Dev, &options),
         Task::Test { suite } => test::test(suite),
         Task::Ci => ci::ci(),
     };

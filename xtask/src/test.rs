@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    build::{self, HOST_PACKAGES},
+    build::{self, HOST_PACKAGES, Profile},
     command::{cargo, run},
     ebpf,
     residue::{GRACE, Snapshot},
@@ -35,7 +35,7 @@ pub(crate) fn test(suite: Option<Suite>) -> Result<()> {
         bail!("the tests make network namespaces and load kernel programs: run them as root");
     }
     let start = Instant::now();
-    build::everything()?;
+    build::everything(Profile::Dev)?;
     let built = start.elapsed();
     let within_budget = ebpf::judge_budget();
 
