@@ -31,8 +31,6 @@ enum Move {
     Retire { old: InstanceKey, successor: InstanceKey, grace: Option<Duration> },
     /// The old one may stay after all.
     CallOff { successor: InstanceKey },
-    /// The old one has gone another way.
-    Settle { successor: InstanceKey },
 }
 
 impl State {
@@ -54,7 +52,6 @@ impl State {
                 Move::CallOff { successor } => {
                     self.undeploy(&successor, Drain::Always, None, now);
                 }
-                Move::Settle { successor } => self.settle(&successor),
             }
         }
     }
@@ -73,19 +70,19 @@ impl State {
         for (successor, instance, old) in self.successors() {
             let predecessor = self.instances.get(&old).filter(|old| !old.removing);
             let draining = predecessor.and_then(|old| self.draining_node(old));
-            match (predecessor, draining) {
-                (None, _) => plan.push(Move::Settle { successor: successor.clone() }),
-                (Some(predecessor), node) if has_taken_over(instance, predecessor) => {
+            let taken_over = predecessor.is_none_or(|old| has_taken_over(instance, old));
+            let successor = successor.clone();
+            match draining {
+                node if taken_over => {
                     let order = node.as_ref().and_then(|node| self.nodes.get(node));
                     let grace = order.and_then(|order| order.drain_grace());
-                    let successor = successor.clone();
                     plan.push(Move::Retire { old: old.clone(), successor, grace });
                 }
-                (Some(_), None) => plan.push(Move::CallOff { successor: successor.clone() }),
-                (Some(_), Some(node)) if !instance.seeks_cluster() => {
+                None => plan.push(Move::CallOff { successor }),
+                Some(node) if !instance.seeks_cluster() => {
                     busy.insert(node);
                 }
-                (Some(_), Some(_)) => {}
+                Some(_) => {}
             }
             replaced.insert(old);
         }
