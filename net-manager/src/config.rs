@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -41,9 +41,10 @@ pub struct Settings {
     /// Interface towards the other nodes [default: that of the default route]
     #[arg(long, env = "XYLEM_UPLINK")]
     pub uplink: Option<String>,
-    /// Address at which other nodes reach this one [default: the first of the uplink]
+    /// Address at which other nodes reach this one, of either family [default: the first IPv4
+    /// address of the uplink or, without any, its first global IPv6 address]
     #[arg(long, env = "XYLEM_NODE_ADDRESS")]
-    pub node_address: Option<Ipv4Addr>,
+    pub node_address: Option<IpAddr>,
     /// IPv6 address of published ports and of what leaves the overlay [default: the first global one
     /// of the uplink, if any]
     #[arg(long, env = "XYLEM_NODE_ADDRESS_V6")]
@@ -165,7 +166,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub socket: PathBuf,
     pub uplink: Option<String>,
-    pub node_address: Option<Ipv4Addr>,
+    pub node_address: Option<IpAddr>,
     pub node_address_v6: Option<Ipv6Addr>,
     /// Ports for instances that talk to the outside; none may without.
     pub masquerade: Option<PortRange>,

@@ -17,5 +17,6 @@ pub mod published;
 pub mod questions;
 pub mod tables;
 pub mod translation;
+pub mod uplink;
 pub mod worker;
 pub mod xdp;

@@ -17,23 +17,20 @@ use xylem_types::{
 
 use super::{
     command::{Gone, Handle, NotAttached},
-    ports::Ports,
+    plumbing::Plumbing,
 };
 use crate::{
     chain::Chain,
     core::{
-        ifname::{Alias, DataPathId},
-        ipam::Lease,
-        published::PortsRefused,
-        translation::LocalInstance,
+        ifname::Alias, ipam::Lease, published::PortsRefused, translation::LocalInstance,
         worker::NoLease,
     },
     kernel::{
-        bpf::{BpfError, DataPath, Program},
-        netlink::{Link, Netlink, NetlinkError},
+        bpf::{BpfError, Program},
+        netlink::{Link, NetlinkError},
         netns::NetnsError,
         socket,
-        veth::{self, VethError, Wiring},
+        veth::{self, VethError},
     },
 };
 
@@ -72,25 +69,13 @@ type Key = (Name, u32);
 #[derive(Debug)]
 pub struct Instances {
     daemon: Handle,
-    netlink: Netlink,
-    data_path: Mutex<DataPath>,
-    id: DataPathId,
-    wiring: Wiring,
-    ports: Ports,
+    plumbing: Arc<Plumbing>,
     busy: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Instances {
-    pub(super) fn new(
-        daemon: Handle,
-        netlink: Netlink,
-        data_path: DataPath,
-        id: DataPathId,
-        wiring: Wiring,
-        ports: Ports,
-    ) -> Self {
-        let data_path = Mutex::new(data_path);
-        Self { daemon, netlink, data_path, id, wiring, ports, busy: Mutex::default() }
+    pub(super) fn new(daemon: Handle, plumbing: Arc<Plumbing>) -> Self {
+        Self { daemon, plumbing, busy: Mutex::default() }
     }
 
     /// Attaches the namespace of a process. Repeating it for the same process changes nothing;
@@ -123,10 +108,10 @@ impl Instances {
             info!(service = %name, instance = number, pid, "the instance has another process now");
             self.undeploy_alone((name, number)).await?;
         }
-        self.ports.reserve((name, number), &ports)?;
+        self.plumbing.ports.reserve((name, number), &ports)?;
         let leased = self.leased_attach((name, number), pid, ports).await;
         if leased.is_err() {
-            self.ports.retain((name, number), &[]);
+            self.plumbing.ports.retain((name, number), &[]);
         }
         let lease = leased?;
         if timeout(NAME_PATIENCE, self.daemon.named(name, number)).await.is_err() {
@@ -163,10 +148,10 @@ impl Instances {
         if is_same {
             return Ok(());
         }
-        self.ports.reserve((name, number), ports)?;
+        self.plumbing.ports.reserve((name, number), ports)?;
         let (lease, ifindex) = (lease_of(local), local.ifindex);
         let attached = self.daemon.attach(name, number, lease, ifindex, ports.to_vec()).await;
-        self.ports.retain((name, number), if attached.is_ok() { ports } else { before });
+        self.plumbing.ports.retain((name, number), if attached.is_ok() { ports } else { before });
         Ok(attached?)
     }
 
@@ -190,9 +175,16 @@ impl Instances {
         lease: Lease,
         ports: Vec<PortMapping>,
     ) -> Result<(), InstanceError> {
-        let alias = Alias { data_path: self.id, name, number };
-        let link = veth::attach(&self.netlink, &alias, pid, lease, self.wiring).await?;
-        let attached = self.with_data_path(|data_path| {
+        let alias = Alias { data_path: self.plumbing.id, name, number };
+        let wiring = self.plumbing.wiring();
+        let link = veth::attach(&self.plumbing.netlink, &alias, pid, lease, wiring).await?;
+        if self.plumbing.wiring() != wiring {
+            // The uplink has changed, and whoever looked for the pairs may not have seen this one.
+            if let Err(error) = self.plumbing.resize().await {
+                warn!(error = %Chain(&error), "an instance keeps the size of the old uplink");
+            }
+        }
+        let attached = self.plumbing.with_data_path(|data_path| {
             data_path.attach(Program::FromInstance, &link.name, &link.name)
         });
         let attached = match attached {
@@ -229,10 +221,10 @@ impl Instances {
     /// and only then is its address free.
     async fn undeploy_alone(&self, (name, number): Key) -> Result<(), InstanceError> {
         let local = self.daemon.detach(name, number).await?;
-        self.ports.retain((name, number), &[]);
-        let alias = Alias { data_path: self.id, name, number }.to_string();
+        self.plumbing.ports.retain((name, number), &[]);
+        let alias = Alias { data_path: self.plumbing.id, name, number }.to_string();
         // A pair that an earlier, failed attempt left over goes as well.
-        for link in veth::of_instances(&self.netlink, self.id).await? {
+        for link in veth::of_instances(&self.plumbing.netlink, self.plumbing.id).await? {
             let is_its = local.is_some_and(|local| local.ifindex == link.index)
                 || link.alias.as_ref() == Some(&alias);
             if is_its {
@@ -247,28 +239,25 @@ impl Instances {
     }
 
     async fn remove(&self, link: &Link) -> Result<(), InstanceError> {
-        let detached = self.with_data_path(|data_path| {
+        let detached = self.plumbing.with_data_path(|data_path| {
             let forgotten = data_path.keep_namespaces(|ifindex| ifindex != link.index);
             if let Err(error) = forgotten {
                 warn!(error = %Chain(&error), "a namespace is known until the next start");
             }
             data_path.detach(&link.name)
         });
-        self.netlink.remove(link.index).await?;
+        self.plumbing.netlink.remove(link.index).await?;
         Ok(detached?)
     }
 
     /// Only the socket path needs to know it, and does without it for this instance.
     fn with_namespace(&self, cookie: Option<u64>, link: &Link) {
         let Some(cookie) = cookie else { return };
-        let set = self.with_data_path(|data_path| data_path.set_namespace(cookie, link.index));
+        let set =
+            self.plumbing.with_data_path(|data_path| data_path.set_namespace(cookie, link.index));
         if let Err(error) = set {
             warn!(error = %Chain(&error), "the instance's sockets will not be joined to others");
         }
-    }
-
-    fn with_data_path<T>(&self, work: impl FnOnce(&mut DataPath) -> T) -> T {
-        work(&mut self.data_path.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Requests for one instance wait for each other.

@@ -6,6 +6,8 @@
 //! | `kernel::events` | the event ring | misses, answers to probes, notices |
 //! | `kernel::prober` | which nodes are of interest, answers to probes | probes, paths |
 //! | `kernel::next_hop` | the same nodes, changes of routes and neighbours | next hops |
+//! | `kernel::uplink` | changes of interfaces, addresses and default routes | what the uplink is |
+//! | [`uplink::Refitter`] | the uplink | instances and reserved ports that fit it |
 //! | `uplink` | the broker's connection | the cluster's messages |
 //! | `api` | HTTP requests | commands, by way of [`instances::Instances`] |
 //! | `kernel::sweep` (a thread, now and then) | the flow table | ended flows removed, services in use |
@@ -20,12 +22,14 @@ mod network;
 mod news;
 mod node;
 mod observation;
+mod plumbing;
 mod ports;
 pub mod purge;
 pub mod start;
 pub mod state;
+mod uplink;
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use net_common::Addr;
 use net_maps::{Name, PinnedMaps};
@@ -49,7 +53,9 @@ use crate::{
         plan::plan,
         tables::{InstanceId, Tables},
         translation::LocalInstance,
+        uplink::Uplink,
         worker::{Effect, Worker},
+        xdp::UplinkXdp,
     },
     kernel::{
         apply, clock,
@@ -64,7 +70,9 @@ use full::FullMaps;
 use gate::Gate;
 use network::{Network, Remover, Watchers};
 use observation::Observation;
+use plumbing::Plumbing;
 use state::State;
+use uplink::Refitter;
 
 /// Inputs taken together before the maps are written, so that a burst costs one plan.
 const BATCH: usize = 256;
@@ -103,7 +111,15 @@ pub struct Daemon {
     observation: Observation,
     watchers: Watchers,
     remover: Remover,
-    uplink_mtu: u32,
+    uplink: Uplink,
+    uplink_xdp: UplinkXdp,
+    plumbing: Arc<Plumbing>,
+    refitter: Refitter,
+    /// Some instance may send larger packets than the uplink carries.
+    oversized: bool,
+    /// The uplink to which the programs could not move yet.
+    unmoved: Option<Uplink>,
+    failed_moves: Gate,
     /// Flows in progress to each instance when they were last counted, and how many it had been
     /// given until then.
     counted: HashMap<InstanceId, (u32, u64)>,
@@ -160,6 +176,7 @@ impl Daemon {
                 swept = self.sweeper.finished() => self.on_swept(swept),
                 news = inputs.network.next() => self.on_news(news),
                 () = self.remover.step() => {}
+                larger = self.refitter.step() => self.on_refitted(larger),
                 _ = balances.tick() => self.on_balance(),
                 _ = ticks.tick() => self.on_tick(),
             }
@@ -316,6 +333,7 @@ impl Daemon {
             self.worker.translation_mut().unsettle(&self.held);
         }
         self.sweeper.start_if_due();
+        self.retry_move();
     }
 
     fn last_use(&self, name: Name, now: Duration) -> Result<Duration, net_maps::MapsError> {

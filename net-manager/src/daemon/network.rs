@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
 };
@@ -14,21 +14,22 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 use tracing::{error, info, warn};
-use xylem_types::mqtt::TunnelEndpoint;
 
+use super::uplink::addresses;
 use crate::{
     chain::Chain,
     core::{
         tables::NodeId,
         translation::{Path, Targets},
+        uplink::Uplink,
     },
     kernel::{
-        address,
         events::Notice,
         foreign,
         next_hop::{self, NextHops},
         prober::{self, Assignment, Found, ProbeReply},
         sweep::SweepError,
+        uplink::Watcher,
     },
 };
 
@@ -45,8 +46,8 @@ pub(super) enum News {
     Paths(BTreeMap<NodeId, Path>),
     NextHops(NextHops),
     Notice(Notice),
-    /// The uplink has another address.
-    Address(Ipv4Addr),
+    /// The uplink has changed.
+    Uplink(Uplink),
 }
 
 /// Those who watch the network, as the daemon's task hears them.
@@ -54,7 +55,7 @@ pub(super) enum News {
 pub(super) struct Network {
     found: Arc<Found>,
     next_hops: watch::Receiver<NextHops>,
-    address: watch::Receiver<Ipv4Addr>,
+    uplink: watch::Receiver<Uplink>,
     notices: mpsc::Receiver<Notice>,
     _tasks: JoinSet<()>,
 }
@@ -62,6 +63,7 @@ pub(super) struct Network {
 /// What the daemon's task says to them.
 #[derive(Debug)]
 pub(super) struct Watchers {
+    tunnel_port: u16,
     assignments: watch::Sender<Assignment>,
     found: Arc<Found>,
 }
@@ -73,26 +75,16 @@ pub(super) struct Senders {
     pub(super) notices: mpsc::Sender<Notice>,
 }
 
-/// What is watched.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Settings {
-    pub(super) next_hop_cache: bool,
-    /// The node's address is the uplink's, whichever that is.
-    pub(super) follow_address: bool,
-}
-
-/// Starts to watch.
+/// Starts to watch; `cache` tells whether next hops are.
 pub(super) fn watch(
-    me: &TunnelEndpoint,
-    uplink: u32,
-    settings: Settings,
+    uplink: &Uplink,
+    tunnel_port: u16,
+    watcher: Watcher,
+    cache: bool,
 ) -> (Watchers, Network, Senders) {
-    let me = match me.host_ip {
-        IpAddr::V4(ip) => Some(SocketAddrV4::new(ip, me.host_port)),
-        // The tunnel runs over IPv4.
-        IpAddr::V6(_) => None,
-    };
-    let (assignments, assigned) = watch::channel(Assignment { me, targets: Targets::new() });
+    let (me, index) = (own(uplink, tunnel_port), uplink.interface.index);
+    let assignment = Assignment { me, uplink: index, targets: Targets::new() };
+    let (assignments, assigned) = watch::channel(assignment);
     let (replies, reply_queue) = mpsc::channel(REPLY_QUEUE);
     let (notices, notice_queue) = mpsc::channel(NOTICE_QUEUE);
     let (told, next_hops) = watch::channel(NextHops::default());
@@ -104,9 +96,9 @@ pub(super) fn watch(
             error!(%error, "other nodes are not probed");
         }
     });
-    if settings.next_hop_cache {
+    if cache {
         tasks.spawn(async move {
-            if let Err(error) = next_hop::run(uplink, assigned, told).await {
+            if let Err(error) = next_hop::run(assigned, told).await {
                 error!(
                     error = %Chain(&error),
                     "the next hops of other nodes are looked up for each packet"
@@ -114,17 +106,18 @@ pub(super) fn watch(
             }
         });
     }
-    let (moved, address) = watch::channel(me.map_or(Ipv4Addr::UNSPECIFIED, |me| *me.ip()));
-    if settings.follow_address && me.is_some() {
-        tasks.spawn(async move {
-            if let Err(error) = address::run(uplink, moved).await {
-                error!(error = %Chain(&error), "a change of this node's address will go unseen");
-            }
-        });
-    }
-    let watchers = Watchers { assignments, found: Arc::clone(&found) };
-    let network = Network { found, next_hops, address, notices: notice_queue, _tasks: tasks };
+    let (changed, changes) = watch::channel(uplink.clone());
+    tasks.spawn(watcher.run(changed));
+    let watchers = Watchers { tunnel_port, assignments, found: Arc::clone(&found) };
+    let network =
+        Network { found, next_hops, uplink: changes, notices: notice_queue, _tasks: tasks };
     (watchers, network, Senders { replies, notices })
+}
+
+/// The ends of this node's tunnels.
+fn own(uplink: &Uplink, tunnel_port: u16) -> Vec<SocketAddr> {
+    let end = |address| SocketAddr::new(address, tunnel_port);
+    addresses(uplink).into_iter().map(end).collect()
 }
 
 impl Watchers {
@@ -139,9 +132,10 @@ impl Watchers {
     }
 
     /// This node is reached there now.
-    pub(super) fn move_to(&self, address: Ipv4Addr) {
+    pub(super) fn move_to(&self, uplink: &Uplink) {
         self.assignments.send_modify(|assignment| {
-            assignment.me = assignment.me.map(|me| SocketAddrV4::new(address, me.port()));
+            assignment.me = own(uplink, self.tunnel_port);
+            assignment.uplink = uplink.interface.index;
         });
     }
 }
@@ -156,17 +150,28 @@ impl Network {
             Ok(()) = self.next_hops.changed() => {
                 News::NextHops(self.next_hops.borrow_and_update().clone())
             }
-            Ok(()) = self.address.changed() => News::Address(*self.address.borrow_and_update()),
+            Ok(()) = self.uplink.changed() => {
+                News::Uplink(self.uplink.borrow_and_update().clone())
+            }
             else => std::future::pending().await,
         }
     }
 }
 
-/// Removes the flows of foreign sources, one source at a time.
+/// Flows that are to be removed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Unwanted {
+    /// Those that lead out of the overlay by other addresses of the node than these.
+    OutsideBut(Vec<Addr>),
+    /// Those that a node opened in the name of an instance that is not there.
+    From(NodeId, Addr),
+}
+
+/// Removes flows, of one kind at a time.
 #[derive(Debug)]
 pub(super) struct Remover {
     bpffs_root: PathBuf,
-    waiting: BTreeSet<(NodeId, Addr)>,
+    waiting: BTreeSet<Unwanted>,
     running: Option<JoinHandle<Result<usize, SweepError>>>,
 }
 
@@ -179,30 +184,42 @@ impl Remover {
     /// source opens another flow.
     pub(super) fn add(&mut self, node: NodeId, src: Addr) {
         if self.waiting.len() < FOREIGN {
-            self.waiting.insert((node, src));
+            self.waiting.insert(Unwanted::From(node, src));
         }
+        self.start();
+    }
+
+    /// The node has these addresses and no others.
+    pub(super) fn keep_outside(&mut self, own: &[IpAddr]) {
+        self.waiting.retain(|unwanted| matches!(unwanted, Unwanted::From(..)));
+        let own = own.iter().map(|address| Addr::from(*address)).collect();
+        self.waiting.insert(Unwanted::OutsideBut(own));
         self.start();
     }
 
     fn start(&mut self) {
         if self.running.is_none()
-            && let Some((node, src)) = self.waiting.pop_first()
+            && let Some(unwanted) = self.waiting.pop_first()
         {
             let bpffs_root = self.bpffs_root.clone();
-            let remove = move || foreign::remove_flows(&bpffs_root, node, src);
+            let remove = move || match unwanted {
+                Unwanted::OutsideBut(own) => foreign::remove_outside_flows(&bpffs_root, &own),
+                Unwanted::From(node, src) => foreign::remove_flows(&bpffs_root, node, src),
+            };
             self.running = Some(tokio::task::spawn_blocking(remove));
         }
     }
 
-    /// Waits until those of one source are removed, and goes on with the next; for ever without
-    /// any.
+    /// Waits until those of one kind are removed, and goes on with the next; for ever without any.
     pub(super) async fn step(&mut self) {
         let Some(running) = &mut self.running else { return std::future::pending().await };
         let outcome = running.await.unwrap_or_else(|ended| Err(SweepError::Thread(ended)));
         self.running = None;
         match outcome {
-            Ok(entries) => info!(entries, "flows from an address that is not there are removed"),
-            Err(error) => warn!(error = %Chain(&error), "flows of a foreign source stay"),
+            Ok(entries) => info!(entries, "flows by an address that is not there are removed"),
+            Err(error) => {
+                warn!(error = %Chain(&error), "flows by an address that is not there stay")
+            }
         }
         self.start();
     }

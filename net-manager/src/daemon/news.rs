@@ -1,8 +1,8 @@
 //! What the daemon's task does about news of the network, and of what is measured.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
-use tracing::{debug, error};
+use tracing::debug;
 
 use super::{Daemon, network::News};
 use crate::{
@@ -15,32 +15,20 @@ impl Daemon {
         let now = clock::now();
         match news {
             News::Paths(paths) => self.worker.on_paths(&paths),
-            News::Address(address) => self.on_address(address),
-            News::NextHops(hops) => self.worker.on_next_hops(&hops.frames, hops.until),
+            News::Uplink(uplink) => self.on_uplink(uplink),
+            // Of another uplink they are out of date, or not yet of use.
+            News::NextHops(hops) if hops.uplink == self.uplink.interface.index => {
+                self.worker.on_next_hops(&hops.frames, hops.until);
+            }
+            News::NextHops(_) => {}
             News::Notice(Notice::UnknownPeer(peer)) => self.worker.on_unknown_peer(peer, now),
             News::Notice(Notice::PathMtu { node, peer, bytes }) => {
-                self.worker.on_path_mtu(node, peer, bytes, self.uplink_mtu, now);
+                self.worker.on_path_mtu(node, peer, bytes, now);
             }
             News::Notice(Notice::LearnedSource { node, src }) => {
                 self.worker.on_learned_source(node, src, now);
             }
         }
-    }
-
-    /// The node is reached at another address now. What its instances have open goes on; what left
-    /// the overlay with the old address, and ports published there, does not.
-    pub(super) fn on_address(&mut self, address: Ipv4Addr) {
-        let told = self.maps.config().and_then(|config| {
-            self.maps.set_config(&net_common::Config { node_addr: address.into(), ..config })
-        });
-        if let Err(failure) = told {
-            error!(
-                error = %Chain(&failure),
-                "the programs do not know of the node's new address: restart the net manager"
-            );
-        }
-        self.watchers.move_to(address);
-        self.worker.on_address(address);
     }
 
     /// Looks at the tables that depend on what is measured.

@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::IpAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use net_maps::Name;
@@ -25,15 +25,20 @@ type Owner = (Name, u32);
 /// The ports of the node that its instances have.
 #[derive(Debug)]
 pub(super) struct Ports {
+    tunnel_port: u16,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
     /// The node's addresses at which ports are published.
     addresses: Vec<IpAddr>,
-    tunnel_port: u16,
-    held: Mutex<HashMap<Owner, BTreeMap<NodePort, Reservation>>>,
+    owners: HashMap<Owner, BTreeMap<NodePort, Reservation>>,
 }
 
 impl Ports {
     pub(super) fn new(addresses: Vec<IpAddr>, tunnel_port: u16) -> Self {
-        Self { addresses, tunnel_port, held: Mutex::default() }
+        Self { tunnel_port, held: Mutex::new(Held { addresses, owners: HashMap::new() }) }
     }
 
     /// Keeps these ports for an instance, together with those that it has.
@@ -43,10 +48,10 @@ impl Ports {
     /// it gets none of them.
     pub(super) fn reserve(&self, owner: Owner, ports: &[PortMapping]) -> Result<(), PortsRefused> {
         check_tunnel(ports, self.tunnel_port)?;
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.lock();
         let mut new = BTreeMap::new();
         for port in ports.iter().map(|mapping| mapping.node) {
-            match held.iter().find(|(_, has)| has.contains_key(&port)) {
+            match held.owners.iter().find(|(_, has)| has.contains_key(&port)) {
                 Some((has, _)) if *has == owner => continue,
                 Some(((name, number), _)) => {
                     let (name, number) = (name.to_string(), *number);
@@ -54,7 +59,7 @@ impl Ports {
                 }
                 None => {}
             }
-            let reservation = reserve(&self.addresses, port).map_err(|error| {
+            let reservation = reserve(&held.addresses, port).map_err(|error| {
                 if error.kind() == io::ErrorKind::AddrInUse {
                     return PortsRefused::InUse { port };
                 }
@@ -63,7 +68,7 @@ impl Ports {
             new.insert(port, reservation);
         }
         if !new.is_empty() {
-            held.entry(owner).or_default().extend(new);
+            held.owners.entry(owner).or_default().extend(new);
         }
         Ok(())
     }
@@ -81,13 +86,42 @@ impl Ports {
 
     /// Gives up what an instance has beyond these ports.
     pub(super) fn retain(&self, owner: Owner, ports: &[PortMapping]) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(has) = held.get_mut(&owner) {
+        let mut held = self.lock();
+        if let Some(has) = held.owners.get_mut(&owner) {
             has.retain(|port, _| ports.iter().any(|mapping| mapping.node == *port));
             if has.is_empty() {
-                held.remove(&owner);
+                held.owners.remove(&owner);
             }
         }
+    }
+
+    /// The node has these addresses now: every port is kept there, and no longer where it was. One
+    /// that a process has at a new address stays published, so that process hears nothing.
+    pub(super) fn move_to(&self, addresses: Vec<IpAddr>) {
+        let mut held = self.lock();
+        let Held { addresses: before, owners } = &mut *held;
+        let gone = before.iter().any(|address| !addresses.contains(address));
+        let new: Vec<IpAddr> =
+            addresses.iter().filter(|address| !before.contains(address)).copied().collect();
+        if !gone && new.is_empty() {
+            return;
+        }
+        for ((name, number), ports) in owners {
+            for (port, reservation) in ports {
+                reservation.release_but(&addresses);
+                if let Err(error) = reservation.extend(&new, *port) {
+                    warn!(
+                        %error, service = %name, instance = number, %port,
+                        "a published port is used by a process at the node's new address"
+                    );
+                }
+            }
+        }
+        *before = addresses;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,5 +156,24 @@ mod tests {
         ports.reserve(shop, &list("9090:80;8081:80")).unwrap();
         ports.retain(shop, &[]);
         TcpListener::bind((address, 8081)).unwrap();
+    }
+    #[test]
+    fn ports_move_with_the_node() {
+        let web = (Name::try_from("web.a.b.c").unwrap(), 0);
+        let [old, new, both] = [1, 2, 3].map(|last| Ipv4Addr::new(127, 77, 1, last));
+        let ports = Ports::new(vec![old.into(), both.into()], 50103);
+        ports.reserve(web, &list("8080:80;8081:80")).unwrap();
+        // A process was there before the node had the address.
+        let process = TcpListener::bind((new, 8081)).unwrap();
+        ports.move_to(vec![new.into(), both.into()]);
+        TcpListener::bind((old, 8080)).expect("nobody needs it there any more");
+        for address in [new, both] {
+            TcpListener::bind((address, 8080)).expect_err("it is published there");
+        }
+        drop(process);
+        ports.reserve(web, &list("8082:80")).unwrap();
+        TcpListener::bind((new, 8082)).expect_err("what comes later as well");
+        ports.retain(web, &[]);
+        TcpListener::bind((new, 8080)).unwrap();
     }
 }

@@ -1,9 +1,11 @@
 //! The start: takes over whatever a net manager before left in the kernel, finishes what it had
 //! not finished, and begins to serve.
 
-use std::{collections::HashMap, fs, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap, fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
+};
 
-use net_common::limits;
+use net_common::Addr;
 use net_maps::{MapsError, OpenError, PinnedMaps};
 use tokio::{
     net::TcpListener,
@@ -23,7 +25,9 @@ use super::{
     network::{self, Network, Remover, Senders},
     node::Node,
     observation::Observation,
+    plumbing::Plumbing,
     state::{State, StateError},
+    uplink::{self, Refitter},
 };
 use crate::{
     api,
@@ -32,12 +36,13 @@ use crate::{
         port_range::PortRange,
         tables::PeerAddr,
         translation::{Capacities, LocalInstance, Translation},
+        uplink::NoUplink,
         worker::{Settings, Worker},
     },
     kernel::{
         apply,
         bpf::{BpfError, DataPath},
-        bpffs::BpffsError,
+        bpffs::{BpffsError, Lock},
         clock,
         events::{self, Queues},
         inject::Injector,
@@ -73,12 +78,8 @@ pub enum DaemonError {
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
     State(#[from] StateError),
-    #[error("there is no default route: name the interface towards the other nodes with --uplink")]
-    NoUplink,
-    #[error("the uplink {ifname} has no IPv4 address: give it one, or set --node-address")]
-    NoAddress { ifname: String },
-    #[error("the uplink {ifname} has an MTU of {mtu} bytes, too small for a tunnel")]
-    SmallMtu { ifname: String, mtu: u32 },
+    #[error(transparent)]
+    NoUplink(#[from] NoUplink),
     #[error("cannot read which ports the node's own connections get")]
     OwnPorts(#[source] io::Error),
     #[error(
@@ -125,6 +126,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let mut data_path = DataPath::load(&config.bpffs_root, &config.map_sizes)?;
     let mut maps = PinnedMaps::open(&config.bpffs_root)?;
     let published_count = maps.published()?.len();
+    let before = maps.config()?;
     maps.set_config(&node.config(published_count))?;
 
     let held = apply::read(&maps)?;
@@ -139,12 +141,29 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let now = clock::now();
     let settings = Settings { check_sources: config.check_sources, ..Settings::default() };
     let mut worker = Worker::new(me, translation, state.subnet(), &settings, now);
+    worker.set_carried(uplink::carried(&node.uplink, false));
     node.take_over(&mut data_path, &mut worker).await?;
     let attached = worker.translation().local().map(|local| local.ifindex).collect();
     socket::start(&mut data_path, config.socket_path, &attached);
 
     let (written, taken) = &node.injection;
-    let injector = Injector::open(written, taken, node.instance_mtu());
+    let injector = Injector::open(written, taken, node.uplink.instance_mtu());
+    let programs = data_path.programs();
+    let (ports, wiring) = (node.ports(), node.wiring());
+    for LocalInstance { name, number, .. } in worker.translation().local() {
+        ports.take_over((name, number), &worker.translation().ports(name, number));
+    }
+    let Node { netlink, id, lock, watcher, uplink, .. } = node;
+    let plumbing = Arc::new(Plumbing::new(netlink, id, ports, data_path, wiring));
+    // The uplink may have changed while nobody watched.
+    let mut refitter = Refitter::new(Arc::clone(&plumbing));
+    refitter.start(&uplink);
+    let mut remover = Remover::new(config.bpffs_root.clone());
+    let own = uplink::addresses(&uplink);
+    let is_lost = |addr: &Addr| !addr.is_unspecified() && !own.contains(&addr.to_ip());
+    if is_lost(&before.node_addr) || is_lost(&before.node_addr_v6) {
+        remover.keep_outside(&own);
+    }
     let sweeper = Sweeper {
         bpffs_root: config.bpffs_root.clone(),
         timeouts: config.timeouts,
@@ -154,11 +173,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         stop: Stop::default(),
         last: Swept::default(),
     };
-    let watched = network::Settings {
-        next_hop_cache: config.next_hop_cache,
-        follow_address: config.node_address.is_none(),
-    };
-    let (watchers, network, senders) = network::watch(&me, node.uplink_index(), watched);
+    let (watchers, network, senders) =
+        network::watch(&uplink, config.tunnel_port, watcher, config.next_hop_cache);
     let latencies = Latencies::default();
     let daemon = Daemon {
         worker,
@@ -178,33 +194,41 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
         sweeper,
         observation: Observation::new(latencies.clone(), now),
         watchers,
-        remover: Remover::new(config.bpffs_root.clone()),
-        uplink_mtu: node.instance_mtu() + limits::TUNNEL_OVERHEAD_V4,
+        remover,
+        uplink,
+        uplink_xdp: config.uplink_xdp,
+        plumbing: Arc::clone(&plumbing),
+        refitter,
+        oversized: false,
+        unmoved: None,
+        failed_moves: Gate::default(),
         counted: HashMap::new(),
     };
-    serve(&config, node, data_path, (daemon, latencies), (network, senders), stop).await
+    let served = Served { plumbing, programs, latencies, lock };
+    serve(&config, served, daemon, (network, senders), stop).await
+}
+
+/// What is served besides the daemon's task.
+struct Served {
+    plumbing: Arc<Plumbing>,
+    programs: Vec<(u32, String)>,
+    latencies: Latencies,
+    lock: Lock,
 }
 
 /// Runs the tasks until `stop`, or until one of them ends by itself.
 async fn serve(
     config: &Config,
-    node: Node,
-    data_path: DataPath,
-    (daemon, latencies): (Daemon, Latencies),
+    served: Served,
+    daemon: Daemon,
     (network, senders): (Network, Senders),
     stop: CancellationToken,
 ) -> Result<(), DaemonError> {
     let (misses, miss_queue) = mpsc::channel(MISS_QUEUE);
     let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
     let handle = Handle::new(commands);
-    let wiring = node.wiring();
-    let ports = node.ports();
-    for LocalInstance { name, number, .. } in daemon.worker.translation().local() {
-        ports.take_over((name, number), &daemon.worker.translation().ports(name, number));
-    }
-    let Node { netlink, id, lock, .. } = node;
-    let programs = data_path.programs();
-    let instances = Instances::new(handle.clone(), netlink, data_path, id, wiring, ports);
+    let Served { plumbing, programs, latencies, lock } = served;
+    let instances = Instances::new(handle.clone(), plumbing);
     let ring = PinnedMaps::open_events(&config.bpffs_root)?;
     let listener = api::listen(&config.socket)
         .map_err(|source| DaemonError::Listen { path: config.socket.clone(), source })?;

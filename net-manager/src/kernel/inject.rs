@@ -72,6 +72,11 @@ impl Injector {
         Ok(Self { socket, src: written.mac, dst: taken.mac, mtu })
     }
 
+    /// Instances send other sizes now.
+    pub fn set_mtu(&mut self, mtu: u32) {
+        self.mtu = usize::try_from(mtu).unwrap_or(usize::MAX);
+    }
+
     /// Sends one packet, given with its Ethernet header, whose checksum may be unfinished.
     ///
     /// # Errors

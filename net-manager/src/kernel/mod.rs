@@ -1,6 +1,5 @@
 //! Everything privileged: BPF, netlink, namespaces, packet sockets. Decides nothing.
 
-pub mod address;
 pub mod apply;
 pub mod bpf;
 pub mod bpffs;
@@ -17,5 +16,6 @@ pub mod prober;
 pub mod reserve;
 pub mod socket;
 pub mod sweep;
+pub mod uplink;
 pub mod version;
 pub mod veth;

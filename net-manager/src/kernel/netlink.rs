@@ -8,10 +8,8 @@ use std::{
 
 use futures::TryStreamExt;
 use netlink_packet_route::{
-    AddressFamily,
-    address::{AddressAttribute, AddressHeaderFlags, AddressScope},
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State},
-    route::{RouteAttribute, RouteFlags, RouteMessage},
+    route::{RouteAttribute, RouteFlags},
 };
 use nix::errno::Errno;
 use rtnetlink::{
@@ -56,7 +54,10 @@ impl NetlinkError {
     }
 }
 
-fn refused(doing: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
+/// What is being done when the interfaces are read.
+pub(super) const LIST_LINKS: &str = "list the interfaces";
+
+pub(super) fn refused(doing: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
     move |source| NetlinkError::Refused { doing: doing.into(), source }
 }
 
@@ -158,14 +159,8 @@ impl Netlink {
     /// # Errors
     /// The kernel refuses.
     pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
-        let messages: Vec<LinkMessage> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(refused("list the interfaces"))?;
+        let messages: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.map_err(refused(LIST_LINKS))?;
         Ok(messages.iter().map(Link::from).collect())
     }
 
@@ -256,6 +251,15 @@ impl Netlink {
     pub async fn set_alias(&self, index: u32, alias: &str) -> Result<(), NetlinkError> {
         let change = LinkUnspec::new_with_index(index).alias(alias).build();
         self.change(change, "set the alias of", index).await
+    }
+
+    /// Sets the largest packet that an interface sends.
+    ///
+    /// # Errors
+    /// It is gone, or does not take that size.
+    pub async fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+        let change = LinkUnspec::new_with_index(index).mtu(mtu).build();
+        self.change(change, "set the MTU of", index).await
     }
 
     /// Sets an interface up.
@@ -349,87 +353,5 @@ impl Netlink {
         route.header.flags |= RouteFlags::Onlink;
         let added = self.handle.route().add(route).replace().execute().await;
         added.map_err(refused(format!("route everything through {gateway}")))
-    }
-
-    /// The interface of the default route with the lowest metric.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub async fn default_route_interface(&self) -> Result<Option<u32>, NetlinkError> {
-        let wanted = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let routes: Vec<RouteMessage> = self
-            .handle
-            .route()
-            .get(wanted)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(refused("list the routes"))?;
-        let default = routes
-            .iter()
-            .filter(|route| route.header.destination_prefix_length == 0)
-            .min_by_key(|route| {
-                route.attributes.iter().find_map(|attribute| match attribute {
-                    RouteAttribute::Priority(metric) => Some(*metric),
-                    _ => None,
-                })
-            });
-        Ok(default.and_then(|route| {
-            route.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::Oif(index) => Some(*index),
-                _ => None,
-            })
-        }))
-    }
-
-    /// The first IPv6 address of an interface by which hosts elsewhere can answer: of global scope,
-    /// and neither tentative, about to end nor made to be thrown away.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub async fn global_address_v6(&self, index: u32) -> Result<Option<Ipv6Addr>, NetlinkError> {
-        let unfit = AddressHeaderFlags::Tentative
-            | AddressHeaderFlags::Dadfailed
-            | AddressHeaderFlags::Deprecated
-            | AddressHeaderFlags::Secondary;
-        let mut messages = self.handle.address().get().set_link_index_filter(index).execute();
-        while let Some(message) =
-            messages.try_next().await.map_err(refused("list the addresses"))?
-        {
-            let header = message.header;
-            let is_fit = header.family == AddressFamily::Inet6
-                && header.scope == AddressScope::Universe
-                && !header.flags.intersects(unfit);
-            let found = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
-                _ => None,
-            });
-            if is_fit && found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
-    }
-
-    /// The IPv4 addresses of an interface, in the kernel's order: the primary one first.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub async fn addresses_v4(&self, index: u32) -> Result<Vec<Ipv4Addr>, NetlinkError> {
-        let mut messages = self.handle.address().get().set_link_index_filter(index).execute();
-        let mut addresses = Vec::new();
-        while let Some(message) =
-            messages.try_next().await.map_err(refused("list the addresses"))?
-        {
-            if message.header.family != AddressFamily::Inet {
-                continue;
-            }
-            let local = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-                _ => None,
-            });
-            addresses.extend(local);
-        }
-        Ok(addresses)
     }
 }

@@ -1,6 +1,7 @@
 //! The inside of an instance's network namespace.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
     net::{Ipv4Addr, Ipv6Addr, UdpSocket},
@@ -19,6 +20,9 @@ use super::netlink::{Link, Mac, Netlink, NetlinkError};
 use crate::core::ipam::Lease;
 
 const IPV6_SETTINGS: &str = "/proc/sys/net/ipv6/conf";
+
+/// The smallest MTU of an interface that speaks IPv6 (RFC 8200, 5).
+pub const IPV6_LEAST_MTU: u32 = 1280;
 
 /// The instance's end of its veth pair.
 pub const IFNAME: &str = "eth0";
@@ -136,6 +140,24 @@ impl InstanceNamespace {
         self.enter(|| async move { Ok(Netlink::open()?.find(IFNAME).await?) }).await
     }
 
+    /// Sets the largest packet that `eth0` inside sends; the one that it sends then. With IPv6 that
+    /// is never less than IPv6 needs: the kernel would take it away (RFC 8200, 5).
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the kernel refuses.
+    pub async fn set_mtu(&self, mtu: u32) -> Result<u32, NetnsError> {
+        self.enter(move || async move {
+            let netlink = Netlink::open()?;
+            let link = netlink.get(IFNAME).await?;
+            let mtu = if speaks_ipv6(IFNAME) { mtu.max(IPV6_LEAST_MTU) } else { mtu };
+            if link.mtu != mtu {
+                netlink.set_mtu(link.index, mtu).await?;
+            }
+            Ok(mtu)
+        })
+        .await
+    }
+
     /// The number by which the kernel's programs know the namespace.
     ///
     /// # Errors
@@ -197,9 +219,36 @@ fn cookie_of_thread() -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
+/// One process of each network namespace, in no order.
+///
+/// # Errors
+/// The processes cannot be listed.
+pub fn distinct() -> io::Result<Vec<i32>> {
+    let mut seen = HashSet::new();
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // A process may end at any time.
+        if let Ok(namespace) = fs::metadata(format!("/proc/{pid}/ns/net"))
+            && seen.insert((namespace.dev(), namespace.ino()))
+        {
+            pids.push(pid);
+        }
+    }
+    Ok(pids)
+}
+
 /// Whether this kernel speaks IPv6 at all.
-fn has_ipv6() -> bool {
+pub fn has_ipv6() -> bool {
     Path::new(IPV6_SETTINGS).exists()
+}
+
+/// Whether an interface of the namespace of this thread speaks IPv6.
+fn speaks_ipv6(ifname: &str) -> bool {
+    let path = Path::new(IPV6_SETTINGS).join(ifname).join("disable_ipv6");
+    fs::read_to_string(path).is_ok_and(|disabled| disabled.trim() == "0")
 }
 
 /// No IPv6 on an interface that carries none: it would only send router solicitations.

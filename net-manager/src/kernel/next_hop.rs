@@ -6,13 +6,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
 use futures::{StreamExt, TryStreamExt};
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    RouteNetlinkMessage,
     link::LinkAttribute,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
@@ -42,6 +42,8 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// Frames by underlay address, and until when they hold (`CLOCK_MONOTONIC`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NextHops {
+    /// Interface of the uplink by which they leave.
+    pub uplink: u32,
     pub frames: BTreeMap<IpAddr, Macs>,
     pub until: Duration,
 }
@@ -51,14 +53,19 @@ pub struct NextHops {
 /// # Errors
 /// There is no netlink socket to be had.
 pub async fn run(
-    uplink: u32,
     mut assignments: watch::Receiver<Assignment>,
     told: watch::Sender<NextHops>,
 ) -> Result<(), NetlinkError> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Ipv4Route];
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Neigh,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ];
     let (connection, handle, mut changes) =
         rtnetlink::new_multicast_connection(&groups).map_err(NetlinkError::Socket)?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let uplink = assignments.borrow().uplink;
     let mut finder = Finder { handle, uplink, routes: HashMap::new() };
     let mut refresh = interval(REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -73,7 +80,7 @@ pub async fn run(
             }
             change = changes.next() => {
                 let Some((change, _)) = change else { return Ok(()) };
-                if !concerns(&change.payload, uplink) {
+                if !concerns(&change.payload, finder.uplink) {
                     continue;
                 }
                 // A burst is one change; what comes meanwhile is seen as well.
@@ -83,8 +90,12 @@ pub async fn run(
             }
             () = told.closed() => return Ok(()),
         }
-        let nodes: BTreeSet<IpAddr> =
-            assignments.borrow_and_update().targets.values().map(|t| t.addr.addr.to_ip()).collect();
+        let (uplink, nodes) = {
+            let assignment = assignments.borrow_and_update();
+            let nodes = assignment.targets.values().map(|target| target.addr.addr.to_ip());
+            (assignment.uplink, nodes.collect::<BTreeSet<IpAddr>>())
+        };
+        finder.set_uplink(uplink);
         let frames = match finder.frames(&nodes).await {
             Ok(frames) => frames,
             Err(error) => {
@@ -95,7 +106,7 @@ pub async fn run(
                 BTreeMap::new()
             }
         };
-        told.send_replace(NextHops { frames, until: clock::now() + VALID });
+        told.send_replace(NextHops { uplink, frames, until: clock::now() + VALID });
     }
 }
 
@@ -117,10 +128,17 @@ struct Finder {
     handle: Handle,
     uplink: u32,
     /// The neighbour that packets to a node go to, looked up once until something changes.
-    routes: HashMap<IpAddr, Option<Ipv4Addr>>,
+    routes: HashMap<IpAddr, Option<IpAddr>>,
 }
 
 impl Finder {
+    fn set_uplink(&mut self, uplink: u32) {
+        if self.uplink != uplink {
+            self.uplink = uplink;
+            self.routes.clear();
+        }
+    }
+
     async fn frames(&mut self, nodes: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Macs>, Error> {
         self.routes.retain(|node, _| nodes.contains(node));
         if nodes.is_empty() {
@@ -130,11 +148,10 @@ impl Finder {
         let neighbours = self.neighbours().await?;
         let mut frames = BTreeMap::new();
         for node in nodes {
-            let IpAddr::V4(address) = node else { continue };
             let via = match self.routes.get(node) {
                 Some(via) => *via,
                 None => {
-                    let via = self.neighbour_towards(*address).await;
+                    let via = self.neighbour_towards(*node).await;
                     self.routes.insert(*node, via);
                     via
                 }
@@ -157,9 +174,8 @@ impl Finder {
     }
 
     /// The hardware addresses of the uplink's neighbours that are known now.
-    async fn neighbours(&self) -> Result<HashMap<Ipv4Addr, Mac>, Error> {
-        let mut messages =
-            self.handle.neighbours().get().set_address_family(AddressFamily::Inet).execute();
+    async fn neighbours(&self) -> Result<HashMap<IpAddr, Mac>, Error> {
+        let mut messages = self.handle.neighbours().get().execute();
         let mut neighbours = HashMap::new();
         while let Some(message) = messages.try_next().await? {
             if message.header.ifindex == self.uplink {
@@ -171,8 +187,15 @@ impl Finder {
 
     /// To whom the kernel sends packets for this address: the gateway, or itself on the link.
     /// `None` if they do not leave by the uplink.
-    async fn neighbour_towards(&self, address: Ipv4Addr) -> Option<Ipv4Addr> {
-        let wanted = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+    async fn neighbour_towards(&self, address: IpAddr) -> Option<IpAddr> {
+        let wanted = match address {
+            IpAddr::V4(v4) => {
+                RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build()
+            }
+            IpAddr::V6(v6) => {
+                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build()
+            }
+        };
         let mut routes = Box::pin(self.handle.route().get(wanted).execute());
         match routes.try_next().await {
             Ok(route) => next_hop(&route?, self.uplink, address),
@@ -184,7 +207,7 @@ impl Finder {
     }
 }
 
-fn next_hop(route: &RouteMessage, uplink: u32, address: Ipv4Addr) -> Option<Ipv4Addr> {
+fn next_hop(route: &RouteMessage, uplink: u32, address: IpAddr) -> Option<IpAddr> {
     let leaves_by_uplink = route
         .attributes
         .iter()
@@ -195,7 +218,12 @@ fn next_hop(route: &RouteMessage, uplink: u32, address: Ipv4Addr) -> Option<Ipv4
     let mut via = Some(address);
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => via = Some(*gateway),
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) if address.is_ipv4() => {
+                via = Some((*gateway).into());
+            }
+            RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) if address.is_ipv6() => {
+                via = Some((*gateway).into());
+            }
             // A gateway of the other family, an encapsulation, several ways: the kernel knows.
             RouteAttribute::Gateway(_)
             | RouteAttribute::Via(_)
@@ -207,7 +235,7 @@ fn next_hop(route: &RouteMessage, uplink: u32, address: Ipv4Addr) -> Option<Ipv4
     via
 }
 
-fn neighbour(message: &NeighbourMessage) -> Option<(Ipv4Addr, Mac)> {
+fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Mac)> {
     let is_usable = matches!(
         message.header.state,
         NeighbourState::Reachable
@@ -216,13 +244,18 @@ fn neighbour(message: &NeighbourMessage) -> Option<(Ipv4Addr, Mac)> {
             | NeighbourState::Probe
             | NeighbourState::Permanent
     );
-    if !is_usable || message.header.family != AddressFamily::Inet {
+    if !is_usable {
         return None;
     }
     let (mut address, mut hardware) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(*ip),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
+                address = Some(IpAddr::V4(*ip));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
+                address = Some(IpAddr::V6(*ip));
+            }
             NeighbourAttribute::LinkLayerAddress(mac) => hardware = usable(mac),
             _ => {}
         }
@@ -247,36 +280,52 @@ mod tests {
     use super::*;
 
     const UPLINK: u32 = 4;
-    const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+    const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+    const NODE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2));
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+    const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xfe);
 
     #[test]
     fn the_neighbour_is_the_gateway_or_the_node_itself() {
-        let mut route = RouteMessage::default();
-        route.header.kind = RouteType::Unicast;
-        assert_eq!(next_hop(&route, UPLINK, NODE), None, "no interface");
-        route.attributes.push(RouteAttribute::Oif(UPLINK));
-        assert_eq!(next_hop(&route, UPLINK, NODE), Some(NODE));
-        assert_eq!(next_hop(&route, UPLINK + 1, NODE), None);
-        route.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(GATEWAY)));
-        assert_eq!(next_hop(&route, UPLINK, NODE), Some(GATEWAY));
-        route.header.kind = RouteType::Local;
-        assert_eq!(next_hop(&route, UPLINK, NODE), None);
+        let gateways = [
+            RouteAttribute::Gateway(RouteAddress::Inet(GATEWAY)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(GATEWAY_V6)),
+        ];
+        for (node, other, gateway) in
+            [(NODE, NODE_V6, GATEWAY.into()), (NODE_V6, NODE, IpAddr::from(GATEWAY_V6))]
+        {
+            let mut route = RouteMessage::default();
+            route.header.kind = RouteType::Unicast;
+            assert_eq!(next_hop(&route, UPLINK, node), None, "no interface");
+            route.attributes.push(RouteAttribute::Oif(UPLINK));
+            assert_eq!(next_hop(&route, UPLINK, node), Some(node));
+            assert_eq!(next_hop(&route, UPLINK + 1, node), None);
+            route.attributes.push(gateways[usize::from(node.is_ipv6())].clone());
+            assert_eq!(next_hop(&route, UPLINK, node), Some(gateway));
+            assert_eq!(next_hop(&route, UPLINK, other), None, "of the other family");
+            route.header.kind = RouteType::Local;
+            assert_eq!(next_hop(&route, UPLINK, node), None);
+        }
     }
 
     #[test]
     fn a_neighbour_counts_while_its_address_is_known() {
-        let mut message = NeighbourMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.state = NeighbourState::Stale;
-        let address = NeighbourAddress::Inet(NODE);
-        message.attributes.push(NeighbourAttribute::Destination(address));
-        assert_eq!(neighbour(&message), None);
-        message.attributes.push(NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 7]));
-        assert_eq!(neighbour(&message), Some((NODE, [2, 0, 0, 0, 0, 7])));
-        for state in [NeighbourState::Failed, NeighbourState::Incomplete, NeighbourState::Noarp] {
-            message.header.state = state;
-            assert_eq!(neighbour(&message), None, "{state:?}");
+        for node in [NODE, NODE_V6] {
+            let mut message = NeighbourMessage::default();
+            message.header.state = NeighbourState::Stale;
+            let address = match node {
+                IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+                IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+            };
+            message.attributes.push(NeighbourAttribute::Destination(address));
+            assert_eq!(neighbour(&message), None);
+            message.attributes.push(NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 7]));
+            assert_eq!(neighbour(&message), Some((node, [2, 0, 0, 0, 0, 7])));
+            for state in [NeighbourState::Failed, NeighbourState::Incomplete, NeighbourState::Noarp]
+            {
+                message.header.state = state;
+                assert_eq!(neighbour(&message), None, "{state:?}");
+            }
         }
     }
 

@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr, SocketAddrV4},
+    net::SocketAddr,
     os::fd::AsRawFd,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -49,7 +49,10 @@ pub struct ProbeReply {
 /// What is to be probed, and from where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignment {
-    pub me: Option<SocketAddrV4>,
+    /// Of each family one address at most.
+    pub me: Vec<SocketAddr>,
+    /// Interface of the uplink.
+    pub uplink: u32,
     pub targets: Targets,
 }
 
@@ -101,7 +104,8 @@ pub async fn run(
     let probes = Probes::new(Settings::default(), Secret::new(secret));
     let targets = BTreeMap::new();
     let reporter = Reporter::default();
-    Prober { probes, targets, reporter, socket: None, found, losses_due: Duration::ZERO }
+    let sockets = Vec::new();
+    Prober { probes, targets, reporter, sockets, found, losses_due: Duration::ZERO }
         .run(assignments, replies)
         .await;
     Ok(())
@@ -112,7 +116,7 @@ struct Prober {
     /// Those that are probed now.
     targets: Targets,
     reporter: Reporter,
-    socket: Option<(SocketAddrV4, UdpSocket)>,
+    sockets: Vec<(SocketAddr, UdpSocket)>,
     found: Arc<Found>,
     losses_due: Duration,
 }
@@ -130,12 +134,12 @@ impl Prober {
             if std::mem::take(&mut is_new) {
                 let assignment = assignments.borrow_and_update().clone();
                 retry = None;
-                match self.open(assignment.me) {
+                match self.open(&assignment.me) {
                     Ok(()) => is_said = false,
-                    Err(error) => {
+                    Err((address, error)) => {
                         if !std::mem::replace(&mut is_said, true) {
                             warn!(
-                                %error,
+                                %address, %error,
                                 "nodes are not probed: the port of the tunnel must be free on the \
                                  node's address; stop who has it, or set --tunnel-port or \
                                  --node-address"
@@ -145,8 +149,9 @@ impl Prober {
                     }
                 }
                 // Without probes every node counts as up.
-                let is_able = self.socket.is_some();
-                self.aim(if is_able { assignment.targets } else { Targets::new() });
+                let mut targets = assignment.targets;
+                targets.retain(|_, target| self.socket_to(target.addr).is_some());
+                self.aim(targets);
             }
             self.poll();
             self.tell_losses();
@@ -170,23 +175,29 @@ impl Prober {
         }
     }
 
-    /// Has a socket at this address.
-    fn open(&mut self, me: Option<SocketAddrV4>) -> io::Result<()> {
-        let Some(me) = me else {
-            self.socket = None;
-            return Ok(());
-        };
-        if self.socket.as_ref().is_some_and(|(bound, _)| *bound == me) {
-            return Ok(());
+    /// Has sockets at these addresses and no others. One that cannot be had does without.
+    fn open(&mut self, me: &[SocketAddr]) -> Result<(), (SocketAddr, io::Error)> {
+        self.sockets.retain(|(bound, _)| me.contains(bound));
+        let mut failure = None;
+        for address in me {
+            if self.sockets.iter().any(|(bound, _)| bound == address) {
+                continue;
+            }
+            match open(*address) {
+                Ok(socket) => {
+                    info!(%address, "probing other nodes");
+                    self.sockets.push((*address, socket));
+                }
+                Err(error) => failure = failure.or(Some((*address, error))),
+            }
         }
-        self.socket = None;
-        let socket = std::net::UdpSocket::bind(me)?;
-        socket.set_nonblocking(true)?;
-        // As the tunnel's own packets: the program that sends a probe back need not sum it up.
-        leave_checksums_out(&socket)?;
-        self.socket = Some((me, UdpSocket::from_std(socket)?));
-        info!(address = %me, "probing other nodes");
-        Ok(())
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// The socket of the peer's family.
+    fn socket_to(&self, peer: PeerAddr) -> Option<&UdpSocket> {
+        let own = self.sockets.iter().find(|(bound, _)| bound.is_ipv4() == peer.addr.is_v4());
+        own.map(|(_, socket)| socket)
     }
 
     /// Probes these nodes and no others.
@@ -230,8 +241,8 @@ impl Prober {
             let sent_ns = u64::try_from(sent.as_nanos()).unwrap_or(u64::MAX);
             let request = Probe::request(probe.seq, sent_ns, probe.nonce);
             self.probes.sent(probe.node, probe.seq, sent);
-            if let (Some((_, socket)), IpAddr::V4(ip)) = (&self.socket, target.addr.addr.to_ip()) {
-                let to = SocketAddr::new(ip.into(), target.addr.port);
+            if let Some(socket) = self.socket_to(target.addr) {
+                let to = SocketAddr::new(target.addr.addr.to_ip(), target.addr.port);
                 // One that cannot be sent is lost, as one that is lost on its way: the peer is
                 // found to be cut off, and that is what is told.
                 let _: io::Result<usize> = socket.try_send_to(request.as_bytes(), to);
@@ -274,15 +285,29 @@ impl Prober {
     }
 }
 
-/// The kernel sends UDP checksums of 0, which stand for none (RFC 768).
-fn leave_checksums_out(socket: &std::net::UdpSocket) -> io::Result<()> {
+fn open(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = std::net::UdpSocket::bind(address)?;
+    socket.set_nonblocking(true)?;
+    // As the tunnel's own packets: the program that sends a probe back need not sum it up.
+    leave_checksums_out(&socket, address.is_ipv4())?;
+    UdpSocket::from_std(socket)
+}
+
+/// The kernel sends UDP checksums of 0, which stand for none (RFC 768; for tunnels over IPv6,
+/// RFC 6935).
+fn leave_checksums_out(socket: &std::net::UdpSocket, is_v4: bool) -> io::Result<()> {
+    let (level, option) = if is_v4 {
+        (libc::SOL_SOCKET, libc::SO_NO_CHECK)
+    } else {
+        (libc::SOL_UDP, libc::UDP_NO_CHECK6_TX)
+    };
     let on: libc::c_int = 1;
     // SAFETY: the socket is open, and the option is an int of the size given.
     let set = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NO_CHECK,
+            level,
+            option,
             (&raw const on).cast(),
             size_of_val(&on) as libc::socklen_t,
         )

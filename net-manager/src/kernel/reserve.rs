@@ -19,17 +19,40 @@ use nix::{
 };
 use xylem_types::port::{NodePort, Protocol};
 
-/// A port of the node that no process gets while this is held.
+/// A port of the node that no process gets at these addresses while this is held.
 #[derive(Debug)]
-pub struct Reservation(#[expect(dead_code, reason = "held until dropped")] Vec<OwnedFd>);
+pub struct Reservation(Vec<(IpAddr, OwnedFd)>);
 
 /// Takes a port of these addresses in the namespace of this thread.
 ///
 /// # Errors
 /// `AddrInUse` if a process of the node has it; whatever else the kernel refuses for.
 pub fn reserve(addresses: &[IpAddr], port: NodePort) -> io::Result<Reservation> {
-    let sockets = addresses.iter().map(|address| one(SocketAddr::new(*address, port.port), port));
-    Ok(Reservation(sockets.collect::<Result<_, Errno>>()?))
+    let mut reservation = Reservation(Vec::new());
+    reservation.extend(addresses, port)?;
+    Ok(reservation)
+}
+
+impl Reservation {
+    /// Takes the port of further addresses, as far as it is to be had there.
+    ///
+    /// # Errors
+    /// As for [`reserve`], of the first address at which it is not.
+    pub fn extend(&mut self, addresses: &[IpAddr], port: NodePort) -> io::Result<()> {
+        let mut failure = None;
+        for address in addresses {
+            match one(SocketAddr::new(*address, port.port), port) {
+                Ok(socket) => self.0.push((*address, socket)),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Gives the port up at all addresses but these.
+    pub fn release_but(&mut self, addresses: &[IpAddr]) {
+        self.0.retain(|(address, _)| addresses.contains(address));
+    }
 }
 
 fn one(address: SocketAddr, port: NodePort) -> Result<OwnedFd, Errno> {

@@ -4,16 +4,22 @@
 //! Every host-side end carries its data path's device group from its first moment on, so that
 //! whatever a killed net manager left behind is found.
 
+use std::{collections::HashMap, io};
+
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
 use super::{
     headroom,
     netlink::{Link, Mac, Netlink, NetlinkError, VethEnd},
-    netns::{self, IFNAME, Inside, InstanceNamespace, NetnsError},
+    netns::{self, IFNAME, IPV6_LEAST_MTU, Inside, InstanceNamespace, NetnsError},
 };
-use crate::core::{
-    ifname::{Alias, DataPathId},
-    ipam::Lease,
+use crate::{
+    chain::Chain,
+    core::{
+        ifname::{Alias, DataPathId},
+        ipam::Lease,
+    },
 };
 
 /// Names tried when another interface has the one that follows from the instance.
@@ -31,12 +37,14 @@ pub enum VethError {
     Netlink(#[from] NetlinkError),
     #[error("the namespace of process {pid} has an interface {IFNAME} already")]
     Taken { pid: i32 },
+    #[error("cannot list the processes of this machine")]
+    Processes(#[source] io::Error),
     #[error("other interfaces have all {ATTEMPTS} names that {alias} could have")]
     NoName { alias: Alias },
 }
 
 /// What all instances' veth pairs of a node have in common.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wiring {
     /// The uplink's less the tunnel's headers, bytes.
     pub mtu: u32,
@@ -62,7 +70,9 @@ pub async fn attach(
     let [near_mac, far_mac] = macs(&name);
     let near = VethEnd { name: &name, mac: near_mac, namespace: None };
     let far = VethEnd { name: IFNAME, mac: far_mac, namespace: Some(namespace.fd()) };
-    if let Err(error) = netlink.add_veth(&near, &far, wiring.mtu, alias.data_path.group()).await {
+    let has_v6 = lease.v6.is_some() && netns::has_ipv6();
+    let mtu = if has_v6 { wiring.mtu.max(IPV6_LEAST_MTU) } else { wiring.mtu };
+    if let Err(error) = netlink.add_veth(&near, &far, mtu, alias.data_path.group()).await {
         let taken = error.errno() == Some(nix::errno::Errno::EEXIST);
         return Err(if taken { VethError::Taken { pid } } else { error.into() });
     }
@@ -71,7 +81,7 @@ pub async fn attach(
         && let Ok(Some(link)) = netlink.find(&name).await
         && let Err(error) = netlink.remove(link.index).await
     {
-        tracing::warn!(net.ifname = name, %error, "a veth pair is left over until the next start");
+        warn!(net.ifname = name, %error, "a veth pair is left over until the next start");
     }
     result
 }
@@ -100,6 +110,71 @@ async fn finish(
 pub async fn leads_to(ifindex: u32, pid: i32) -> Result<bool, NetnsError> {
     let inside = InstanceNamespace::of(pid)?.interface().await?;
     Ok(inside.is_some_and(|link| link.is_veth && link.peer == Some(ifindex)))
+}
+
+/// Gives the pairs of all instances another MTU, both ends; how many still send larger packets.
+///
+/// # Errors
+/// The kernel refuses to tell which pairs there are.
+pub async fn resize(
+    netlink: &Netlink,
+    data_path: DataPathId,
+    mtu: u32,
+) -> Result<usize, VethError> {
+    let links = of_instances(netlink, data_path).await?.into_iter();
+    let mut pairs: HashMap<u32, Link> = links.map(|link| (link.index, link)).collect();
+    let mut larger = 0;
+    // Whose they are is known by the process that asked for them, which nobody keeps in mind.
+    for pid in netns::distinct().map_err(VethError::Processes)? {
+        if pairs.is_empty() {
+            break;
+        }
+        let Ok(namespace) = InstanceNamespace::of(pid) else { continue };
+        let Ok(Some(inside)) = namespace.interface().await else { continue };
+        let Some(near) = inside.peer.and_then(|index| pairs.get(&index).cloned()) else { continue };
+        // Another namespace has interfaces of the same numbers.
+        let is_its =
+            inside.is_veth && near.peer == Some(inside.index) && inside.mac == macs(&near.name)[1];
+        if !is_its {
+            continue;
+        }
+        pairs.remove(&near.index);
+        match resize_pair(netlink, &near, &namespace, mtu).await {
+            Ok(has) => larger += usize::from(has > mtu),
+            Err(error) => {
+                warn!(
+                    net.ifname = near.name, mtu, error = %Chain(&error),
+                    "the interfaces of an instance keep their size"
+                );
+                larger += usize::from(inside.mtu > mtu);
+            }
+        }
+    }
+    for near in pairs.into_values().filter(|near| near.mtu != mtu) {
+        warn!(
+            net.ifname = near.name,
+            mtu, "the interfaces of an instance keep their size: no process of it is found"
+        );
+        larger += usize::from(near.mtu > mtu);
+    }
+    Ok(larger)
+}
+
+/// No end may send what the other does not take: the near one is the larger meanwhile.
+async fn resize_pair(
+    netlink: &Netlink,
+    near: &Link,
+    namespace: &InstanceNamespace,
+    mtu: u32,
+) -> Result<u32, VethError> {
+    if mtu > near.mtu {
+        netlink.set_mtu(near.index, mtu).await?;
+    }
+    let has = namespace.set_mtu(mtu).await?;
+    if has != near.mtu {
+        netlink.set_mtu(near.index, has).await?;
+    }
+    Ok(has)
 }
 
 /// The host-side ends of this data path's instances, whoever made them.

@@ -8,6 +8,9 @@ mod incoming;
 
 use std::{
     collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,10 +18,19 @@ use std::{
 use backon::{BackoffBuilder, ExponentialBuilder};
 use net_maps::Name;
 use rumqttc::{
-    AsyncClient, Event, EventLoop, Incoming, MqttOptions, NetworkOptions, QoS, SubscribeFilter,
+    AsyncClient, ConnectionError, Event, EventLoop, Incoming, MqttOptions, NetworkOptions, QoS,
+    SubscribeFilter,
 };
 use serde::Serialize;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    net::{UdpSocket, lookup_host},
+    sync::{
+        Notify,
+        mpsc::{self, error::SendError},
+    },
+    task::JoinSet,
+    time::timeout,
+};
 use tracing::{debug, info, warn};
 use xylem_types::mqtt::{
     AddressChanged, InterestRemove, NetDeployed, PeersRequest, SubnetRequest, TableQuery, topic,
@@ -36,6 +48,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT_SECS: u64 = 5;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+/// How long the broker's name and the way there are looked for.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(1);
 /// Topics in one SUBSCRIBE.
 const SUBSCRIBE_AT_ONCE: usize = 100;
 
@@ -83,6 +97,8 @@ pub struct Session {
     broker: Broker,
     client: AsyncClient,
     subscriptions: Arc<Mutex<Subscriptions>>,
+    /// This node's way to others may be another one.
+    ways: Arc<Notify>,
     _tasks: JoinSet<()>,
 }
 
@@ -101,19 +117,28 @@ impl Session {
         events.set_network_options(network);
 
         let subscriptions = Arc::new(Mutex::new(Subscriptions::default()));
+        let ways = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
         let connection = Connection {
             broker: broker.clone(),
             client: client.clone(),
             subscriptions: Arc::clone(&subscriptions),
+            ways: Arc::clone(&ways),
+            source: None,
             owner,
         };
         tasks.spawn(connection.run(events));
-        Self { broker, client, subscriptions, _tasks: tasks }
+        Self { broker, client, subscriptions, ways, _tasks: tasks }
     }
 
     pub fn broker(&self) -> &Broker {
         &self.broker
+    }
+
+    /// This node's address or route has changed: a connection that would not leave from the same
+    /// address again is made anew at once, instead of being found dead some time later.
+    pub fn check_way(&self) {
+        self.ways.notify_one();
     }
 
     /// Says something, if the cluster is there to hear it: after each connect everything is said
@@ -189,11 +214,14 @@ struct Connection {
     broker: Broker,
     client: AsyncClient,
     subscriptions: Arc<Mutex<Subscriptions>>,
+    ways: Arc<Notify>,
+    /// Address from which the broker is reached, by the kernel's routes when it was connected.
+    source: Option<IpAddr>,
     owner: mpsc::Sender<FromCluster>,
 }
 
 impl Connection {
-    async fn run(self, mut events: EventLoop) {
+    async fn run(mut self, mut events: EventLoop) {
         let retries = || {
             ExponentialBuilder::new()
                 .with_min_delay(FIRST_RETRY)
@@ -205,11 +233,20 @@ impl Connection {
         let mut pauses = retries();
         let mut said = false;
         loop {
-            let told = match events.poll().await {
+            let Some(event) = self.next_event(&mut events).await else {
+                info!(broker = %self.broker.host, "another way to the cluster: connecting anew");
+                events.clean();
+                if self.disconnected().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let told = match event {
                 Ok(Event::Incoming(Incoming::ConnAck(_))) => {
                     info!(broker = %self.broker.host, "connected to the cluster");
                     pauses = retries();
                     said = false;
+                    self.source = self.source_now().await;
                     self.subscribe();
                     self.owner.send(FromCluster::Connected).await
                 }
@@ -229,12 +266,7 @@ impl Connection {
                         warn!(broker = %host, port, %error, "no connection to the cluster");
                         said = true;
                     }
-                    let was_connected = std::mem::take(&mut lock(&self.subscriptions).made);
-                    let told = if was_connected {
-                        self.owner.send(FromCluster::Disconnected).await
-                    } else {
-                        Ok(())
-                    };
+                    let told = self.disconnected().await;
                     tokio::time::sleep(pauses.next().unwrap_or(LAST_RETRY)).await;
                     told
                 }
@@ -243,6 +275,48 @@ impl Connection {
                 return;
             }
         }
+    }
+
+    /// What happens next; nothing, if the connection is to be made anew.
+    async fn next_event(&self, events: &mut EventLoop) -> Option<Result<Event, ConnectionError>> {
+        let mut next = pin!(events.poll());
+        loop {
+            tokio::select! {
+                event = &mut next => return Some(event),
+                () = self.ways.notified() => {
+                    let source = self.source_now().await;
+                    if source.is_none() || source != self.source {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// From where a connection to the broker would leave now, as far as that is known in time.
+    async fn source_now(&self) -> Option<IpAddr> {
+        let find = async || -> io::Result<Option<IpAddr>> {
+            let mut found = lookup_host((self.broker.host.as_str(), self.broker.port)).await?;
+            let Some(broker) = found.next() else { return Ok(None) };
+            let any = if broker.is_ipv4() {
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+            } else {
+                Ipv6Addr::UNSPECIFIED.into()
+            };
+            // Nothing is sent: the kernel chooses the address with the route.
+            let socket = UdpSocket::bind((any, 0)).await?;
+            socket.connect(broker).await?;
+            Ok(Some(socket.local_addr()?.ip()))
+        };
+        timeout(SOURCE_PATIENCE, find()).await.ok()?.ok()?
+    }
+
+    /// Tells the owner that the session is gone, if there was one.
+    async fn disconnected(&self) -> Result<(), SendError<FromCluster>> {
+        if std::mem::take(&mut lock(&self.subscriptions).made) {
+            self.owner.send(FromCluster::Disconnected).await?;
+        }
+        Ok(())
     }
 
     /// The broker is new to us. Requests keep their order, so whatever the owner asks after this

@@ -14,16 +14,14 @@ mod balance;
 mod dial;
 mod learn;
 mod local;
+mod mtu;
 mod nodes;
 mod published;
 mod recover;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use net_common::{Addr, Instance, InstanceState, NodeKind, Policy, limits};
 use net_maps::Name;
@@ -36,6 +34,8 @@ use super::{
 use balance::Balance;
 pub use balance::Moved;
 use dial::Offer;
+pub use mtu::Carried;
+use mtu::Mtus;
 pub use nodes::{Macs, Path, Target, Targets};
 
 /// What a slot of a service is for.
@@ -142,8 +142,7 @@ pub struct Translation {
     workers: BTreeMap<String, PeerAddr>,
     /// Whether the cluster has announced any since the start.
     confirmed: bool,
-    /// When a path's MTU was learned.
-    path_mtus: BTreeMap<NodeId, Duration>,
+    mtus: Mtus,
     targets_changed: bool,
     /// What an unannounced host runs: Oakestra's proxy, unless the cluster announces peers.
     unannounced: NodeKind,
@@ -170,7 +169,7 @@ impl Translation {
             announced: BTreeSet::new(),
             workers: BTreeMap::new(),
             confirmed: false,
-            path_mtus: BTreeMap::new(),
+            mtus: Mtus::default(),
             targets_changed: true,
             unannounced: NodeKind::Oakestra,
             me,

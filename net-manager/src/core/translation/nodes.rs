@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use net_common::{Node, NodeKind, NodeState, limits};
+use net_common::{Node, NodeKind, NodeState};
 use xylem_types::mqtt::{Peer, PeerKind};
 
 use super::{MapFull, Translation};
@@ -11,11 +11,6 @@ use crate::core::{
     ipam::PREFIX_V4,
     tables::{NodeId, PeerAddr},
 };
-
-/// How long what a router said of a path's MTU holds (RFC 1191, 6.3).
-const PATH_MTU_AGE: Duration = Duration::from_secs(600);
-/// The least MTU that is believed: every host takes packets of this size (RFC 791).
-const LEAST_PATH_MTU: u32 = 576;
 
 /// A node whose path is of interest, because instances are there that can be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,45 +83,6 @@ impl Translation {
         }
     }
 
-    /// A router says that the path to a node carries packets of `bytes` bytes, outer headers
-    /// included, where the uplink carries `uplink_mtu`; the MTU inside the tunnel, if that is
-    /// news.
-    pub fn set_path_mtu(
-        &mut self,
-        id: NodeId,
-        from: PeerAddr,
-        bytes: u32,
-        uplink_mtu: u32,
-        now: Duration,
-    ) -> Option<u32> {
-        let node = self.desired.nodes.get(id).copied()?;
-        if id == 0
-            || peer_addr(&node) != from
-            || !(LEAST_PATH_MTU..uplink_mtu).contains(&bytes)
-            || (node.mtu != 0 && bytes - limits::TUNNEL_OVERHEAD_V4 > node.mtu)
-        {
-            return None;
-        }
-        let mtu = bytes - limits::TUNNEL_OVERHEAD_V4;
-        self.path_mtus.insert(id, now);
-        self.desired.nodes.set(id, Node { mtu, ..node });
-        (node.mtu != mtu).then_some(mtu)
-    }
-
-    /// Paths may carry more again. What a net manager before has learned counts as learned now.
-    pub fn forget_path_mtus(&mut self, now: Duration) {
-        let limited = self.desired.nodes.iter().filter(|(_, node)| node.mtu != 0);
-        let limited: Vec<(NodeId, Node)> = limited.map(|(id, node)| (id, *node)).collect();
-        self.path_mtus.retain(|id, _| limited.iter().any(|(other, _)| other == id));
-        for (id, node) in limited {
-            let since = *self.path_mtus.entry(id).or_insert(now);
-            if now.saturating_sub(since) >= PATH_MTU_AGE {
-                self.path_mtus.remove(&id);
-                self.desired.nodes.set(id, Node { mtu: 0, ..node });
-            }
-        }
-    }
-
     /// The cluster announced everybody from whom tunnel packets are accepted. Hosts of known
     /// instances are accepted as well.
     ///
@@ -178,9 +134,10 @@ impl Translation {
         self.nodes.insert(to, id);
         self.desired.peers.remove(from);
         self.desired.peers.set(to, id);
-        self.path_mtus.remove(&id);
+        self.mtus.forget(id);
         if let Some(known) = self.desired.nodes.get(id).copied() {
-            let moved = Node { addr: to.addr, port: to.port.to_be(), mtu: 0, ..known };
+            let mtu = self.mtus.limit(&to.addr);
+            let moved = Node { addr: to.addr, port: to.port.to_be(), mtu, ..known };
             self.desired.nodes.set(id, without_next_hop(moved));
         }
         self.targets_changed = true;
@@ -195,7 +152,8 @@ impl Translation {
         let id = self.node_ids.take().map_err(|NoIdLeft| full)?;
         self.nodes.insert(addr, id);
         self.residents.entry(id).or_default();
-        self.desired.nodes.set(id, node(addr, self.unannounced));
+        let mtu = self.mtus.limit(&addr.addr);
+        self.desired.nodes.set(id, Node { mtu, ..node(addr, self.unannounced) });
         self.desired.peers.set(addr, id);
         Ok(id)
     }
@@ -231,7 +189,7 @@ impl Translation {
             .collect();
         for id in unused {
             self.residents.remove(&id);
-            self.path_mtus.remove(&id);
+            self.mtus.forget(id);
             if let Some(node) = self.desired.nodes.get(id) {
                 let addr = peer_addr(node);
                 self.nodes.remove(&addr);

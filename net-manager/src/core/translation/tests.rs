@@ -1,7 +1,7 @@
 //! Whatever the cluster says, in whatever order, and wherever a net manager is killed: the maps
 //! end up as desired, and no packet meets a dangling reference on the way.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use proptest::prelude::*;
 
@@ -382,13 +382,14 @@ fn what_a_router_says_of_a_path_is_checked_and_forgotten() {
     translation.learn(&view(1, &[], &[(0, 1, 2)])).unwrap();
     let id = *translation.desired().peers.get(host(1)).unwrap();
     let at = Duration::from_secs;
-    let mut told = |bytes, now| translation.set_path_mtu(id, host(1), bytes, 1500, at(now));
+    translation.set_carried(Carried { uplink_mtu: 1500, instance_mtu: 1472, is_enforced: false });
+    let mut told = |bytes, now| translation.set_path_mtu(id, host(1), bytes, at(now));
     assert_eq!(told(575, 0), None);
     assert_eq!(told(1500, 0), None);
     assert_eq!(told(1400, 0), Some(1372));
     assert_eq!(told(1450, 1), None, "it was less a moment ago");
     assert_eq!(told(1300, 2), Some(1272));
-    assert_eq!(translation.set_path_mtu(id, host(2), 1200, 1500, at(3)), None, "another's path");
+    assert_eq!(translation.set_path_mtu(id, host(2), 1200, at(3)), None, "another's path");
     let mtu = |translation: &Translation| translation.desired().nodes.get(id).unwrap().mtu;
     translation.forget_path_mtus(at(601));
     assert_eq!(mtu(&translation), 1272);

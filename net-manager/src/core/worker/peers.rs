@@ -1,11 +1,7 @@
 //! What is done about other nodes: who they are, whether they are reached, and whether what they
 //! send is theirs.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use net_common::{Addr, Policy};
 use tracing::{debug, info, warn};
@@ -18,7 +14,7 @@ use super::{Effect, Worker};
 use crate::core::{
     questions::{Limits, Questions},
     tables::{InstanceId, NodeId, PeerAddr},
-    translation::{Macs, Path},
+    translation::{Carried, Macs, Path},
 };
 
 /// Who an unknown sender is.
@@ -49,15 +45,14 @@ impl Strangers {
 
 impl Worker {
     /// This node is reached at another address now, and says so at once.
-    pub fn on_address(&mut self, address: Ipv4Addr) {
-        let host_ip = IpAddr::from(address);
+    pub fn on_address(&mut self, host_ip: IpAddr) {
         if self.me.host_ip == host_ip {
             return;
         }
-        info!(%address, before = %self.me.host_ip, "this node has another address now");
+        info!(address = %host_ip, before = %self.me.host_ip, "this node has another address now");
         self.me.host_ip = host_ip;
         let port = self.me.host_port;
-        self.translation.set_me(PeerAddr { addr: address.into(), port });
+        self.translation.set_me(PeerAddr { addr: host_ip.into(), port });
         if !self.connected {
             // With the next session everything is said anew.
             return;
@@ -101,21 +96,25 @@ impl Worker {
         }
     }
 
+    /// The uplink is another one, or another way to it: nothing that is known of paths holds.
+    pub fn on_other_way(&mut self) {
+        self.translation.set_next_hops(&BTreeMap::new(), Duration::ZERO);
+        self.translation.forget_paths();
+    }
+
+    /// What this node puts on its uplink.
+    pub fn set_carried(&mut self, carried: Carried) {
+        self.translation.set_carried(carried);
+    }
+
     /// The frames to other nodes, for as long as they hold.
     pub fn on_next_hops(&mut self, next_hops: &BTreeMap<IpAddr, Macs>, until: Duration) {
         self.translation.set_next_hops(next_hops, until);
     }
 
     /// A router says how much the path to a node carries.
-    pub fn on_path_mtu(
-        &mut self,
-        node: NodeId,
-        peer: PeerAddr,
-        bytes: u32,
-        uplink_mtu: u32,
-        now: Duration,
-    ) {
-        if let Some(mtu) = self.translation.set_path_mtu(node, peer, bytes, uplink_mtu, now) {
+    pub fn on_path_mtu(&mut self, node: NodeId, peer: PeerAddr, bytes: u32, now: Duration) {
+        if let Some(mtu) = self.translation.set_path_mtu(node, peer, bytes, now) {
             info!(?peer, mtu, "the path to a node carries smaller packets only");
         } else {
             debug!(?peer, bytes, "what a router says of a path is no news, or makes no sense");

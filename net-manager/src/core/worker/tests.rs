@@ -298,15 +298,17 @@ fn another_address_of_this_node_is_announced_with_its_instances() {
     worker.attach(name(WEB), 0, lease, 7, NOW).unwrap();
     worker.on_connected();
     worker.take_effects();
-    let other = Ipv4Addr::new(192, 0, 2, 77);
-    worker.on_address(other);
-    let effects = worker.take_effects();
-    let [Effect::RequestSubnet(request), Effect::Moved(moved)] = &effects[..] else {
-        panic!("{effects:?}")
-    };
-    assert_eq!(request.endpoint.unwrap().host_ip, other);
-    assert_eq!((moved.appname.as_str(), moved.host_ip.as_str()), (WEB, "192.0.2.77"));
-    worker.on_address(other);
-    assert_eq!(worker.take_effects(), [], "that is known");
-    assert_eq!(worker.translation().desired().nodes.get(0).unwrap().addr, other.into());
+    let others = [IpAddr::from(Ipv4Addr::new(192, 0, 2, 77)), "2001:db8::77".parse().unwrap()];
+    for other in others {
+        worker.on_address(other);
+        let effects = worker.take_effects();
+        let [Effect::RequestSubnet(request), Effect::Moved(moved)] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(request.endpoint.unwrap().host_ip, other);
+        assert_eq!((moved.appname.as_str(), moved.host_ip.clone()), (WEB, other.to_string()));
+        worker.on_address(other);
+        assert_eq!(worker.take_effects(), [], "that is known");
+        assert_eq!(worker.translation().desired().nodes.get(0).unwrap().addr, other.into());
+    }
 }
