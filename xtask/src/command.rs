@@ -1,7 +1,7 @@
 //! Running other programs, with errors that name what was run.
 
 use std::{
-    env, fmt,
+    env, fmt, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -26,8 +26,14 @@ pub(crate) fn cargo_bin() -> Option<PathBuf> {
     home.or_else(|| env::home_dir().map(|home| home.join(".cargo"))).map(|home| home.join("bin"))
 }
 
-/// Runs to the end with our stdout and stderr; anything but exit code 0 is an error.
+/// Runs to the end; anything but exit code 0 is an error. What it says is no result of ours: all
+/// of it goes to stderr, so that stdout has nothing but what was asked for.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
+    run_for_result(command.stdout(io::stderr()))
+}
+
+/// As [`run`], of what was asked for, with our stdout.
+pub(crate) fn run_for_result(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", Line(command)))?;
     if !status.success() {
         bail!("{} ended with {status}", Line(command));
@@ -87,5 +93,37 @@ impl fmt::Display for Line<'_> {
             write!(f, " {}", argument.display())?;
         }
         f.write_str("`")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// This test, as a program of its own: it does what it does below.
+    #[test]
+    fn only_results_are_on_stdout() {
+        const INSIDE: &str = "XTASK_TEST_INSIDE";
+        let echo = |word: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("echo {word}")]);
+            command
+        };
+        if env::var_os(INSIDE).is_some() {
+            run(&mut echo("progress")).unwrap();
+            return run_for_result(&mut echo("result")).unwrap();
+        }
+        let again = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "command::tests::only_results_are_on_stdout"])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        let lines = |bytes: &[u8]| -> Vec<_> {
+            String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect()
+        };
+        let (stdout, stderr) = (lines(&again.stdout), lines(&again.stderr));
+        let has = |lines: &[String], word: &str| lines.iter().any(|line| line == word);
+        assert!(has(&stdout, "result") && has(&stderr, "progress"), "{stdout:?} {stderr:?}");
+        assert!(!has(&stdout, "progress"), "{stdout:?}");
     }
 }

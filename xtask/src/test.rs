@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::{
     build::{self, HOST_PACKAGES, Profile},
-    command::{cargo, run},
+    command::{cargo, run_for_result},
     ebpf,
     residue::{GRACE, Snapshot},
 };
@@ -41,7 +41,7 @@ pub(crate) fn test(suite: Option<Suite>) -> Result<()> {
 
     let before = Snapshot::take()?;
     let start = Instant::now();
-    let outcome = run(&mut selected(suite)).context("tests failed");
+    let outcome = run_for_result(&mut selected(suite)).context("tests failed");
     let tested = start.elapsed();
     let left = before.left_since(GRACE)?;
 
