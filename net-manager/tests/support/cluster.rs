@@ -19,6 +19,9 @@ use xylem_types::mqtt::{
 pub const WORKER: &str = "worker-1";
 pub const PORT: u16 = 18_830;
 pub const SUBNET: Ipv4Addr = Ipv4Addr::new(10, 18, 0, 64);
+/// Another worker, where a test has two.
+pub const OTHER_WORKER: &str = "worker-2";
+const OTHER_SUBNET: Ipv4Addr = Ipv4Addr::new(10, 18, 0, 128);
 
 /// One service with its addresses; an instance is there once it is announced.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +46,8 @@ pub struct State {
     pub strangers: Vec<TunnelEndpoint>,
     /// Where the worker said that it is reached, each time it asked for its subnet.
     pub endpoints: Vec<TunnelEndpoint>,
+    /// What each worker is told whenever its session begins, if anything.
+    pub peers: BTreeMap<String, Peers>,
     /// Answers are held back for so long.
     pub delay: Duration,
     /// Nothing is answered at all.
@@ -115,15 +120,14 @@ impl Cluster {
 
     /// Announces these nodes, all of them Xylem's, at the default port.
     pub async fn announce_peers(&self, addresses: &[Ipv4Addr]) {
-        let peer = |address: &Ipv4Addr| Peer {
-            worker_id: address.to_string(),
-            endpoint: TunnelEndpoint { host_ip: (*address).into(), host_port: 50103 },
-            subnet: None,
-            subnet_v6: None,
-            kind: PeerKind::Xylem,
-        };
-        let peers = Peers { peers: addresses.iter().map(peer).collect() };
-        self.publish(topic::peers(WORKER), &peers).await;
+        self.publish(topic::peers(WORKER), &peers_at(addresses)).await;
+    }
+
+    /// As [`Self::announce_peers`], to any worker, now and whenever its session begins.
+    pub async fn set_peers(&self, worker: &str, addresses: &[Ipv4Addr]) {
+        let peers = peers_at(addresses);
+        self.state.lock().unwrap().peers.insert(worker.into(), peers.clone());
+        self.publish(topic::peers(worker), &peers).await;
     }
 
     /// Gives a service another round-robin address, or none, without telling anybody.
@@ -171,40 +175,48 @@ impl Cluster {
             let state = self.state.lock().unwrap();
             (state.delay, state.mute)
         };
-        if from == topic::subnet(WORKER) {
+        let worker = from.split('/').nth(1).unwrap();
+        if from == topic::subnet(worker) {
             let request: SubnetRequest = serde_json::from_slice(payload).unwrap();
-            self.state.lock().unwrap().endpoints.extend(request.endpoint);
-            let grant = SubnetGrant {
-                address: SUBNET.to_string(),
-                addressv6: "fc00::100".into(),
-                error: None,
+            let (v4, v6) = match worker {
+                WORKER => (SUBNET, "fc00::100"),
+                _ => (OTHER_SUBNET, "fc00::200"),
             };
-            self.publish(topic::subnetwork_result(WORKER), &grant).await;
-        } else if from == topic::tablequery_request(WORKER) {
+            let grant = SubnetGrant { address: v4.to_string(), addressv6: v6.into(), error: None };
+            self.publish(topic::subnetwork_result(worker), &grant).await;
+            let peers = {
+                let mut state = self.state.lock().unwrap();
+                state.endpoints.extend(request.endpoint);
+                state.peers.get(worker).cloned()
+            };
+            if let Some(peers) = peers {
+                self.publish(topic::peers(worker), &peers).await;
+            }
+        } else if from == topic::tablequery_request(worker) {
             let query: TableQuery = serde_json::from_slice(payload).unwrap();
             self.state.lock().unwrap().queries.push(query.clone());
             tokio::time::sleep(delay).await;
             if !mute {
                 let answer = self.state.lock().unwrap().answer(&query);
-                self.publish(topic::tablequery_result(WORKER), &answer).await;
+                self.publish(topic::tablequery_result(worker), &answer).await;
             }
-        } else if from == topic::service_deployed(WORKER) {
+        } else if from == topic::service_deployed(worker) {
             let report: NetDeployed = serde_json::from_slice(payload).unwrap();
             let name = report.appname.clone();
             let mut state = self.state.lock().unwrap();
             let service = state.services.entry(name).or_default();
             service.deployed.insert(report.instance_number, report);
-        } else if from == topic::service_undeployed(WORKER) {
+        } else if from == topic::service_undeployed(worker) {
             let report: NetDeployed = serde_json::from_slice(payload).unwrap();
             let mut state = self.state.lock().unwrap();
             if let Some(service) = state.services.get_mut(&report.appname) {
                 service.deployed.remove(&report.instance_number);
             }
             state.undeployed.push(report);
-        } else if from == topic::peers_request(WORKER) {
+        } else if from == topic::peers_request(worker) {
             let request: PeersRequest = serde_json::from_slice(payload).unwrap();
             self.state.lock().unwrap().strangers.push(request.sender);
-        } else if from == topic::interest_remove(WORKER) {
+        } else if from == topic::interest_remove(worker) {
             let interest: InterestRemove = serde_json::from_slice(payload).unwrap();
             self.state.lock().unwrap().removed.push(interest.appname);
         }
@@ -259,6 +271,18 @@ impl State {
     }
 }
 
+/// Nodes at these addresses, all of them Xylem's, at the default port.
+fn peers_at(addresses: &[Ipv4Addr]) -> Peers {
+    let peer = |address: &Ipv4Addr| Peer {
+        worker_id: address.to_string(),
+        endpoint: TunnelEndpoint { host_ip: (*address).into(), host_port: 50103 },
+        subnet: None,
+        subnet_v6: None,
+        kind: PeerKind::Xylem,
+    };
+    Peers { peers: addresses.iter().map(peer).collect() }
+}
+
 /// A broker of this test's host; its threads end with the process.
 fn start_broker() {
     let connections = rumqttd::ConnectionSettings {
@@ -271,7 +295,7 @@ fn start_broker() {
     };
     let server = rumqttd::ServerSettings {
         name: "test".into(),
-        listen: ([127, 0, 0, 1], PORT).into(),
+        listen: ([0, 0, 0, 0], PORT).into(),
         tls: None,
         next_connection_delay_ms: 0,
         connections,

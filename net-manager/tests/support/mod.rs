@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 pub mod cluster;
+pub mod daemon;
 pub mod http;
 pub mod peer;
 pub mod process;
@@ -15,7 +16,7 @@ use std::{
     fs,
     net::Ipv4Addr,
     panic,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -27,7 +28,7 @@ use net_manager::{
 };
 use net_maps::PinnedMaps;
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
     unistd::geteuid,
 };
@@ -80,6 +81,11 @@ impl Host {
             }
         }
         Self { folder: tempfile::tempdir().unwrap(), netlink }
+    }
+
+    /// For what a test keeps beside the net manager's.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub fn bpffs(&self) -> PathBuf {
@@ -156,6 +162,22 @@ impl Host {
     }
 }
 
+impl Drop for Host {
+    /// What is mounted in the folder would keep it from being removed.
+    fn drop(&mut self) {
+        for mounted in mounts_below(self.folder.path()) {
+            umount2(&mounted, MntFlags::MNT_DETACH).unwrap();
+        }
+    }
+}
+
+/// Where something is mounted below a folder.
+fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    places.map(PathBuf::from).filter(|place| place.starts_with(folder)).collect()
+}
+
 /// A net manager under test.
 pub struct NetManager {
     stop: CancellationToken,
@@ -164,6 +186,11 @@ pub struct NetManager {
 }
 
 impl NetManager {
+    /// One that runs elsewhere, to be spoken to.
+    pub fn at(socket: PathBuf) -> Self {
+        Self { stop: CancellationToken::new(), task: None, socket }
+    }
+
     /// As SIGTERM does it.
     pub async fn stop(mut self) {
         self.stop.cancel();

@@ -47,6 +47,10 @@ impl Underlay {
         words.nth(1).unwrap().to_owned()
     }
 
+    pub fn namespace(&self) -> &Process {
+        &self.namespace
+    }
+
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.namespace.inside(work)
     }

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     process::{Child, Command, Stdio},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -61,6 +61,18 @@ impl Process {
         receiver.await.unwrap()
     }
 
+    /// Begins something inside its namespace.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let netns = File::open(self.netns()).unwrap();
+        thread::spawn(move || {
+            setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        })
+    }
+
     /// The output of `ip`, inside.
     pub fn ip(&self, arguments: &str) -> String {
         self.inside(|| {
@@ -72,8 +84,18 @@ impl Process {
 
     /// A TCP counter of its namespace, from `/proc/net/snmp`.
     pub fn tcp_counter(&self, name: &str) -> u64 {
-        let text = self.inside(|| fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
-        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+        self.counter("snmp", "Tcp: ", name)
+    }
+
+    /// As [`Self::tcp_counter`], from `/proc/net/netstat`.
+    pub fn tcp_ext_counter(&self, name: &str) -> u64 {
+        self.counter("netstat", "TcpExt: ", name)
+    }
+
+    fn counter(&self, file: &str, group: &str, name: &str) -> u64 {
+        let path = format!("/proc/thread-self/net/{file}");
+        let text = self.inside(|| fs::read_to_string(path).unwrap());
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));
         let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
         let column = names.split(' ').position(|column| column == name).unwrap();
         values.split(' ').nth(column).unwrap().parse().unwrap()
