@@ -8,12 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::maps::{HashMap, Map, MapData};
 use net_common::{
-    Addr, Flow, FlowKey,
+    Addr, Flow, FlowKey, Instance,
     flow::{OUTSIDE, flags, from_node},
 };
 use net_manager::{
-    core::{expiry::Timeouts, ifname::DataPathId},
+    core::{
+        expiry::{
+            Timeouts,
+            pace::{Pace, Seen},
+        },
+        ifname::DataPathId,
+    },
     kernel::{
         clock,
         inject::Injector,
@@ -21,6 +28,7 @@ use net_manager::{
         veth,
     },
 };
+use net_maps::FlowTable;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
 use support::{NODE_ADDRESS, cluster::Cluster, on_a_new_host, process::Process, wait_for};
 
@@ -162,20 +170,24 @@ async fn sweep_a_crowd(host: support::Host, flows: u32) {
     };
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory();
-    let swept = sweep(&host.bpffs(), &config.timeouts, &Stop::default()).unwrap();
+    let seen = |removed| Some(Seen { entries, removed });
+    let calm = Pace::new(seen(0), config.map_sizes.flows);
+    let swept = sweep(&host.bpffs(), &config.timeouts, &calm, &Stop::default()).unwrap();
     // The kernel's account of it lags behind a little, in either direction.
     let more = memory().saturating_sub(before);
     eprintln!("{entries} that live: took {:?}, worked {:?}, {more} KB", swept.took, swept.worked);
-    assert_eq!((swept.entries, swept.removed), (entries, 0));
+    assert_eq!((swept.entries, swept.removed, swept.established), (entries, 0, entries));
     assert!(more < 16 * 1024, "{more} KB more at the highest");
-    assert!(swept.took > swept.worked * 2 || swept.worked < Duration::from_millis(100));
+    // A tenth, because this build is not the fastest.
+    assert!(swept.took > swept.worked * 10, "it takes the CPU from others");
 
     let timeouts = Timeouts { tcp: Duration::ZERO, ..config.timeouts };
-    let swept = sweep(&host.bpffs(), &timeouts, &Stop::default()).unwrap();
+    let busy = Pace::new(seen(entries), config.map_sizes.flows);
+    let swept = sweep(&host.bpffs(), &timeouts, &busy, &Stop::default()).unwrap();
     // The kernel's account of it lags behind a little, in either direction.
     let more = memory().saturating_sub(before);
     eprintln!("{entries} that ended: took {:?}, worked {:?}, {more} KB", swept.took, swept.worked);
-    assert_eq!(swept.removed, entries);
+    assert_eq!((swept.removed, swept.established), (entries, 0));
     assert_eq!(host.maps().flows().unwrap().len(), 0);
     assert!(more < 16 * 1024, "{more} KB more at the highest");
 }
@@ -186,9 +198,95 @@ fn a_crowd_of_flows_is_looked_at_in_passing() {
 }
 
 #[test]
-#[ignore = "takes 700 MB of kernel memory and half a minute; prints time and memory"]
+#[ignore = "takes 700 MB of kernel memory and two minutes; prints time and memory"]
 fn a_million_flows_are_looked_at_in_passing() {
     on_a_new_host(|host| sweep_a_crowd(host, 1_000_000));
+}
+
+#[test]
+fn what_is_not_established_leaves_in_time_however_long_a_look_takes() {
+    on_a_new_host(|host| async move {
+        let mut config = host.config();
+        config.map_sizes.flows = 400_000;
+        host.start_with(config.clone()).await.stop().await;
+        fill(&host, 150_000, clock::now().as_nanos() as u64);
+        let stop = Stop::default();
+        let calm = Pace::new(Some(Seen { entries: 300_000, removed: 0 }), 400_000);
+        let (bpffs, timeouts, told) = (host.bpffs(), config.timeouts, stop.clone());
+        let look = std::thread::spawn(move || sweep(&bpffs, &timeouts, &calm, &told));
+
+        // The look at what is not established yet, at the start, has been long ago then.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let path = net_maps::layout_dir(&host.bpffs()).join("opening");
+        let map = Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap();
+        let mut opening: HashMap<_, FlowKey, Flow> = HashMap::try_from(map).unwrap();
+        let key = FlowKey { proto: 6, local_port: 7, ..FlowKey::default() };
+        opening.insert(key, Flow { last_seen_ns: 1, ..Flow::default() }, 0).unwrap();
+        wait_for("end of what is half open", || async {
+            match opening.get(&key, 0) {
+                Ok(_) => Err("it is there".to_owned()),
+                Err(_) => Ok(()),
+            }
+        })
+        .await;
+        assert!(!look.is_finished(), "it was to take longer");
+        stop.stop();
+        assert!(matches!(look.join().unwrap(), Err(SweepError::Stopped)));
+    });
+}
+
+#[test]
+fn flows_in_progress_are_counted_by_service_and_by_instance() {
+    on_a_new_host(|host| async move {
+        let config = host.config();
+        host.start_with(config.clone()).await.stop().await;
+        let mut maps = host.maps();
+        let instance = Instance { generation: 3, state: 1, ..Instance::default() };
+        maps.set_instance(5, &instance).unwrap();
+        let now = clock::now().as_nanos() as u64;
+        let mut entry = 0;
+        let mut add = |service, instance, generation, flags| {
+            entry += 1;
+            let key = FlowKey { local_port: entry, proto: 6, ..FlowKey::default() };
+            let flags = flags | flags::CONFIRMED;
+            let flow =
+                Flow { last_seen_ns: now, service, instance, generation, flags, ..Flow::default() };
+            maps.set_flow(&key, &flow).unwrap();
+        };
+        add(9, 5, 3, 0);
+        add(9, 5, 3, flags::REPLY);
+        add(9, 5, 3, 0);
+        add(10, 5, 3, flags::CLOSING);
+        // Of an instance that has gone, and of one that there cannot be.
+        add(11, 5, 2, 0);
+        add(11, u32::MAX, 3, 0);
+        // A slot that there cannot be.
+        add(u32::MAX, 5, 3, 0);
+        let pace = Pace::new(None, 4096);
+        let swept = sweep(&host.bpffs(), &config.timeouts, &pace, &Stop::default()).unwrap();
+        assert_eq!((swept.entries, swept.removed, swept.established), (7, 2, 5));
+        assert_eq!(swept.in_use, [9, 10].into());
+        assert_eq!(swept.flows_by_slot, [(9, 2)].into());
+        assert_eq!(swept.flows_by_instance, [(5, 3)].into());
+    });
+}
+
+#[test]
+fn an_entry_that_was_used_since_it_was_read_stays() {
+    on_a_new_host(|host| async move {
+        host.start().await.stop().await;
+        let mut maps = host.maps();
+        let key = FlowKey { proto: 6, ..FlowKey::default() };
+        let read = Flow { last_seen_ns: 7, ..Flow::default() };
+        let used = Flow { last_seen_ns: 8, packets: 1, ..read };
+        maps.set_flow(&key, &used).unwrap();
+        let table = FlowTable::Established;
+        assert!(!maps.remove_idle_flow(table, &key, &read).unwrap());
+        assert_eq!(maps.flow(&key).unwrap(), Some(used));
+        assert!(maps.remove_idle_flow(table, &key, &used).unwrap());
+        assert_eq!(maps.flow(&key).unwrap(), None);
+        assert!(!maps.remove_idle_flow(table, &key, &used).unwrap(), "it is gone");
+    });
 }
 
 #[test]
@@ -196,9 +294,9 @@ fn a_sweep_ends_when_it_is_told_to() {
     on_a_new_host(|host| async move {
         host.start().await.stop().await;
         fill(&host, 100, 1);
-        let stop = Stop::default();
+        let (stop, pace) = (Stop::default(), Pace::new(None, 4096));
         stop.stop();
-        let ended = sweep(&host.bpffs(), &host.config().timeouts, &stop).unwrap_err();
+        let ended = sweep(&host.bpffs(), &host.config().timeouts, &pace, &stop).unwrap_err();
         assert!(matches!(ended, SweepError::Stopped), "{ended}");
     });
 }

@@ -14,6 +14,7 @@ mod open;
 mod pinned;
 mod ring;
 mod snapshot;
+mod take;
 mod turns;
 
 pub use dry_run::DryRunError;
@@ -21,4 +22,4 @@ pub use links::{PinnedProgram, pinned_programs};
 pub use name::{BadName, Name};
 pub use observe::{ObserveError, Observer};
 pub use open::{LINKS_DIR, MAPS, OpenError, layout_dir, other_layouts};
-pub use pinned::{MapUsage, MapsError, PinnedMaps, is_full};
+pub use pinned::{FlowTable, FlowWalk, MapUsage, MapsError, PinnedMaps, is_full};

@@ -5,6 +5,8 @@
 //! judged alone; only for one that seems to have ended is its other half looked at. So a look at a
 //! million flows needs no memory of them.
 
+pub mod pace;
+
 use std::time::Duration;
 
 use net_common::{
@@ -114,6 +116,12 @@ pub enum Verdict {
     Ended {
         partner: Option<(FlowKey, Flow)>,
     },
+}
+
+/// Whether an entry by itself is old enough for its flow to have ended: [`judge`] asks its other
+/// half.
+pub fn may_have_ended(key: &FlowKey, flow: &Flow, timeouts: &Timeouts, now: Duration) -> bool {
+    Life::of(flow).has_ended(key.proto, timeouts, now)
 }
 
 /// Judges one entry. `instance` is what the map `instances` has under the flow's instance, and

@@ -27,16 +27,16 @@ mod ports;
 pub mod purge;
 pub mod start;
 pub mod state;
+mod sweeper;
 mod uplink;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use net_common::Addr;
 use net_maps::{Name, PinnedMaps};
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinHandle,
-    time::{Instant, MissedTickBehavior},
+    time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -48,7 +48,6 @@ use xylem_types::{
 use crate::{
     chain::Chain,
     core::{
-        expiry::Timeouts,
         ipam::Lease,
         plan::plan,
         tables::{InstanceId, Tables},
@@ -61,7 +60,6 @@ use crate::{
         apply, clock,
         events::Miss,
         inject::{InjectError, Injector},
-        sweep::{self, SweepError, Swept},
     },
     uplink::{Broker, FromCluster, Message, Session, ToCluster},
 };
@@ -72,6 +70,7 @@ use network::{Network, Remover, Watchers};
 use observation::Observation;
 use plumbing::Plumbing;
 use state::State;
+use sweeper::Sweeper;
 use uplink::Refitter;
 
 /// Inputs taken together before the maps are written, so that a burst costs one plan.
@@ -82,9 +81,6 @@ const CLUSTER_QUEUE: usize = 1024;
 const TICK: Duration = Duration::from_secs(1);
 /// How often lookup tables that depend on what is measured are looked at.
 const BALANCE: Duration = Duration::from_millis(500);
-/// How often ended flows are looked for, and how often once the table is half full.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
-const SWEEP_CROWD_EVERY: Duration = Duration::from_secs(1);
 
 /// The daemon's task.
 #[derive(Debug)]
@@ -130,20 +126,6 @@ pub struct Daemon {
 enum Reply {
     Attached { name: Name, number: u32, addr: Addr, to: oneshot::Sender<Result<(), NotAttached>> },
     Detached { what: Option<LocalInstance>, to: oneshot::Sender<Option<LocalInstance>> },
-}
-
-/// Looks for ended flows now and then.
-#[derive(Debug)]
-struct Sweeper {
-    bpffs_root: PathBuf,
-    timeouts: Timeouts,
-    /// Entries that the flow table has room for.
-    capacity: u32,
-    next: Instant,
-    running: Option<JoinHandle<Result<Swept, SweepError>>>,
-    stop: sweep::Stop,
-    /// What was seen at the last look.
-    last: Swept,
 }
 
 /// Where the daemon's inputs come from.
@@ -332,35 +314,17 @@ impl Daemon {
         if std::mem::take(&mut self.incomplete) {
             self.worker.translation_mut().unsettle(&self.held);
         }
-        self.sweeper.start_if_due();
+        self.start_sweep();
         self.retry_move();
     }
 
     fn last_use(&self, name: Name, now: Duration) -> Result<Duration, net_maps::MapsError> {
         let mut last = Duration::ZERO;
         for slot in self.worker.translation().slots(name) {
-            if self.sweeper.last.in_use.contains(&slot) {
-                return Ok(now);
-            }
-            let traffic = self.maps.service_traffic(slot)?;
-            last = last.max(Duration::from_nanos(traffic.last_used_ns));
+            let packet = Duration::from_nanos(self.maps.service_traffic(slot)?.last_used_ns);
+            last = last.max(self.sweeper.last().last_use(slot, packet, now));
         }
         Ok(last)
-    }
-
-    fn on_swept(&mut self, swept: Result<Swept, SweepError>) {
-        match swept {
-            Ok(swept) => {
-                debug!(entries = swept.entries, removed = swept.removed, "looked at the flows");
-                self.sweeper.next = Instant::now() + swept.took.max(self.sweeper.interval(&swept));
-                self.sweeper.last = swept;
-                self.recount();
-            }
-            Err(error) => {
-                warn!(error = %Chain(&error), "cannot look for ended flows");
-                self.sweeper.next = Instant::now() + SWEEP_EVERY;
-            }
-        }
     }
 
     /// Brings the maps to what is desired, then does what was to be done after that.
@@ -506,41 +470,6 @@ impl Daemon {
             open_questions: self.worker.open_questions(),
             map_full: self.full.counts(),
         }
-    }
-}
-
-impl Sweeper {
-    fn start_if_due(&mut self) {
-        if self.running.is_none() && Instant::now() >= self.next {
-            let timeouts = self.timeouts.under_pressure(self.fill(&self.last));
-            let (bpffs_root, stop) = (self.bpffs_root.clone(), self.stop.clone());
-            let look = move || sweep::sweep(&bpffs_root, &timeouts, &stop);
-            self.running = Some(tokio::task::spawn_blocking(look));
-        }
-    }
-
-    /// How full the flow table was, from 0 to 1.
-    fn fill(&self, swept: &Swept) -> f64 {
-        swept.entries.saturating_sub(swept.removed) as f64 / f64::from(self.capacity.max(1))
-    }
-
-    fn interval(&self, swept: &Swept) -> Duration {
-        if self.fill(swept) < 0.5 { SWEEP_EVERY } else { SWEEP_CROWD_EVERY }
-    }
-
-    /// The outcome of the look that is under way; never, without one.
-    async fn finished(&mut self) -> Result<Swept, SweepError> {
-        let Some(running) = &mut self.running else { return std::future::pending().await };
-        let outcome = running.await;
-        self.running = None;
-        outcome.unwrap_or_else(|ended| Err(SweepError::Thread(ended)))
-    }
-}
-
-impl Drop for Sweeper {
-    /// The process waits for a look that is under way.
-    fn drop(&mut self) {
-        self.stop.stop();
     }
 }
 

@@ -50,16 +50,4 @@ impl Daemon {
         }
         self.worker.on_measured(flows, clock::now());
     }
-
-    /// Flows have been counted: those given since then come on top.
-    pub(super) fn recount(&mut self) {
-        self.counted.clear();
-        for id in self.worker.translation().weighed_by_flows() {
-            if let Ok(traffic) = self.maps.instance_traffic(id) {
-                let counted = self.sweeper.last.flows_by_instance.get(&id).copied().unwrap_or(0);
-                let alive = u32::try_from(counted).unwrap_or(u32::MAX);
-                self.counted.insert(id, (alive, traffic.new_flows));
-            }
-        }
-    }
 }

@@ -66,16 +66,14 @@ impl Daemon {
             let told = self.observation.told.get(&name).unwrap_or(&self.observation.started);
             (name, now.saturating_sub(*told))
         };
-        let last = &self.sweeper.last;
-        let left = last.entries.saturating_sub(last.removed);
-        let confirmed = last.confirmed.min(left);
+        let last = self.sweeper.last();
         Observed {
             connected: self.worker.is_connected(),
             open_questions: self.worker.open_questions() as u64,
             knowledge_ages: translation.names().map(age).collect(),
             flows_by_slot: last.flows_by_slot.clone(),
             flows_by_instance: last.flows_by_instance.clone(),
-            flow_entries: (confirmed as u64, (left - confirmed) as u64),
+            flow_entries: (last.established as u64, last.opening as u64),
             sweep_took: last.took,
             moved: translation.moved().collect(),
             losses: self.watchers.losses(),

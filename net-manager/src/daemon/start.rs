@@ -7,17 +7,12 @@ use std::{
 
 use net_common::Addr;
 use net_maps::{MapsError, OpenError, PinnedMaps};
-use tokio::{
-    net::TcpListener,
-    sync::mpsc,
-    task::JoinError,
-    time::{Instant, timeout},
-};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinError, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, error, info};
 
 use super::{
-    Daemon, Inputs, Sweeper,
+    Daemon, Inputs,
     command::Handle,
     full::FullMaps,
     gate::Gate,
@@ -27,6 +22,7 @@ use super::{
     observation::Observation,
     plumbing::Plumbing,
     state::{State, StateError},
+    sweeper::Sweeper,
     uplink::{self, Refitter},
 };
 use crate::{
@@ -48,7 +44,6 @@ use crate::{
         inject::Injector,
         netlink::NetlinkError,
         socket,
-        sweep::{Stop, Swept},
     },
     metrics::{
         http::{self, Metrics},
@@ -164,15 +159,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     if is_lost(&before.node_addr) || is_lost(&before.node_addr_v6) {
         remover.keep_outside(&own);
     }
-    let sweeper = Sweeper {
-        bpffs_root: config.bpffs_root.clone(),
-        timeouts: config.timeouts,
-        capacity: config.map_sizes.flows,
-        next: Instant::now(),
-        running: None,
-        stop: Stop::default(),
-        last: Swept::default(),
-    };
+    let sweeper = Sweeper::new(config.bpffs_root.clone(), config.timeouts, config.map_sizes.flows);
     let (watchers, network, senders) =
         network::watch(&uplink, config.tunnel_port, watcher, config.next_hop_cache);
     let latencies = Latencies::default();

@@ -1,6 +1,9 @@
 use std::{collections::HashMap, convert::Infallible, net::Ipv4Addr};
 
-use net_common::flow::flags::REMOTE_CLIENT;
+use net_common::{
+    Addr,
+    flow::{flags::REMOTE_CLIENT, from_node},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -15,6 +18,10 @@ const TIMEOUTS: Timeouts = Timeouts {
     udp_opening: Duration::from_secs(30),
     icmp: Duration::from_secs(15),
 };
+
+/// Type and code of the echo requests that open a flow, as they stand in [`FlowKey::remote_port`].
+const ECHO_REQUEST: u16 = u16::from_ne_bytes([8, 0]);
+const ECHO_REQUEST_V6: u16 = u16::from_ne_bytes([128, 0]);
 
 const NODE_ADDR: Addr = Addr::from_v4_word(u32::from_ne_bytes([192, 0, 2, 1]));
 const HOST: Addr = Addr::from_v4_word(u32::from_ne_bytes([198, 51, 100, 9]));

@@ -1,5 +1,7 @@
 //! The maps themselves.
 
+mod flows;
+
 use std::{
     fmt,
     hash::Hash,
@@ -20,6 +22,8 @@ use net_common::{
     limits,
 };
 use nix::time::{ClockId, clock_gettime};
+
+pub use flows::{FlowTable, FlowWalk};
 
 use crate::{
     chunks::{self, Chunks, NoChunkLeft},
@@ -358,53 +362,6 @@ impl PinnedMaps {
         removed(self.endpoints.remove(&addr)).map_err(write("endpoints"))
     }
 
-    /// Every entry of the flow table, those of flows that are not established yet included.
-    pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, MapsError> {
-        let mut flows = Vec::new();
-        self.for_each_flow(|key, flow| {
-            flows.push((key, flow));
-            Ok::<_, MapsError>(())
-        })?;
-        Ok(flows)
-    }
-
-    /// Calls `each` for every entry of the flow table, many entries a system call. An entry whose
-    /// flow is established meanwhile may be given twice.
-    ///
-    /// # Errors
-    /// Those of the maps and of `each`, which end it.
-    pub fn for_each_flow<E: From<MapsError>>(
-        &self,
-        mut each: impl FnMut(FlowKey, Flow) -> Result<(), E>,
-    ) -> Result<(), E> {
-        snapshot::for_each(&self.opening, |error| read("opening")(error).into(), &mut each)?;
-        snapshot::for_each(&self.flows, |error| read("flows")(error).into(), &mut each)
-    }
-
-    /// The keys alone, for who goes through the table in parts.
-    pub fn flow_keys(&self) -> Result<Vec<FlowKey>, MapsError> {
-        let mut keys = snapshot::keys(&self.flows).map_err(read("flows"))?;
-        keys.extend(snapshot::keys(&self.opening).map_err(read("opening"))?);
-        Ok(keys.into_iter().collect())
-    }
-
-    pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, MapsError> {
-        match optional(self.flows.get(key, 0)).map_err(read("flows"))? {
-            Some(flow) => Ok(Some(flow)),
-            None => optional(self.opening.get(key, 0)).map_err(read("opening")),
-        }
-    }
-
-    /// Writes an entry of an established flow.
-    pub fn set_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), MapsError> {
-        self.flows.insert(key, flow, 0).map_err(write("flows"))
-    }
-
-    pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), MapsError> {
-        removed(self.flows.remove(key)).map_err(write("flows"))?;
-        removed(self.opening.remove(key)).map_err(write("opening"))
-    }
-
     pub fn published(&self) -> Result<Vec<(PublishedKey, Published)>, MapsError> {
         snapshot::entries(&self.published).map_err(read("published"))
     }
@@ -462,11 +419,13 @@ impl PinnedMaps {
 
     /// What the programs did since the maps were made, over all CPUs.
     pub fn program_counters(&self) -> Result<Vec<(ProgramCounter, Counter)>, MapsError> {
-        let counted = |counter: &ProgramCounter| {
-            let values = self.program_counters.get(&(*counter as u32), 0);
-            Ok((*counter, sum(&values.map_err(read("program_counters"))?)))
-        };
+        let counted = |counter: &ProgramCounter| Ok((*counter, self.program_counter(*counter)?));
         ProgramCounter::ALL.iter().map(counted).collect()
+    }
+
+    pub fn program_counter(&self, counter: ProgramCounter) -> Result<Counter, MapsError> {
+        let values = self.program_counters.get(&(counter as u32), 0);
+        Ok(sum(&values.map_err(read("program_counters"))?))
     }
 
     /// Traffic of a service IP or instance IP, by its slot.
