@@ -10,8 +10,8 @@ use plotters::{
 };
 
 use crate::{
+    figures::Row,
     metric::{Metric, Place, Side},
-    report::Row,
 };
 
 const WIDTH: u32 = 1200;

@@ -7,6 +7,7 @@
 mod chart;
 mod contender;
 mod cpu;
+mod figures;
 mod fillers;
 mod flows;
 mod haproxy;
@@ -24,6 +25,7 @@ mod programs;
 mod report;
 mod run;
 mod scene;
+mod stats;
 mod tool;
 mod vxlan;
 mod xylem;

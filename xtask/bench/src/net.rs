@@ -1,11 +1,12 @@
 //! `bench net`: everything set up, measured, removed and told.
 
-use std::{env, time::Instant};
+use std::{env, io, time::Instant};
 
 use anyhow::Result;
 
 use crate::{
     chart,
+    figures::Figures,
     flows::{self, Crowd},
     interrupt::Interrupt,
     marks,
@@ -41,10 +42,11 @@ pub(crate) fn measure(options: &Net, interrupt: &Interrupt) -> Result<()> {
     drop(scene);
     let (outcome, crowded) = outcome?;
 
-    let rows = report::rows(&outcome.samples, &options.metrics(), plan.rounds);
+    let figures = Figures::new(&outcome.samples);
+    let rows = figures.rows(&options.metrics(), plan.rounds);
     let mut told = Vec::new();
     told.extend(report::additions(&outcome.additions).map(|table| table.to_string()));
-    let mut marks = marks::of_sides(&outcome.samples);
+    let mut marks = marks::of_sides(&figures);
     marks.extend(marks::of_additions(&outcome.additions));
     if let Some(crowded) = &crowded {
         told.push(report::flows_table(crowded).to_string());
@@ -56,11 +58,12 @@ pub(crate) fn measure(options: &Net, interrupt: &Interrupt) -> Result<()> {
         marks.extend(marks::of_flows(crowded));
     }
     told.extend(marks::table(&marks).map(|table| table.to_string()));
+    told.push(report::ABOUT_BETWEEN.to_owned());
     let told = told.join("\n\n");
     match options.output {
         Output::Table => println!("{}\n\n{told}", report::table(&rows)),
         Output::Json => {
-            println!("{}", serde_json::to_string_pretty(&rows)?);
+            report::write_json(&rows, io::stdout().lock())?;
             eprintln!("{told}");
         }
     }

@@ -11,7 +11,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::{
     fillers,
     flows::Crowd,
-    metric::{Load, Metric, Side},
+    marks,
+    metric::{Load, Metric, Place, Side},
     programs,
     run::{Block, Plan},
 };
@@ -52,7 +53,7 @@ pub(crate) struct Net {
     /// Only these figures [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "METRIC,…")]
     only: Vec<Metric>,
-    /// Only these sides beside plain routing [default: all but xylem_socket]
+    /// Only these sides beside plain routing [default: all, of xylem_socket what has a mark]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SIDE,…")]
     sides: Vec<Side>,
     /// Measure with so many services beside the two that are dialled, and how long it takes to
@@ -100,18 +101,15 @@ impl Net {
     pub(crate) fn plan(&self) -> Result<Plan> {
         let duration = check_seconds(self.seconds)?;
         let sides = match &self.sides[..] {
-            [] => Side::DEFAULT.to_vec(),
+            [] => Side::value_variants().to_vec(),
             sides => with_plain(sides),
         };
         if self.flows.is_some() && !sides.contains(&Side::Xylem) {
             bail!("--flows measures xylem: add it to --sides");
         }
-        let all = |services| Block {
-            services,
-            sides: sides.clone(),
-            loads: Load::for_metrics(&self.metrics()),
-        };
-        let blocks = match &self.services[..] {
+        let loads = Load::for_metrics(&self.metrics());
+        let all = |services| Block::new(services, &sides, &loads, self.wanted());
+        let blocks: Vec<_> = match &self.services[..] {
             [] => {
                 let [first, more @ ..] = SERVICES;
                 let grown = |services| self.grown(services, &sides);
@@ -119,7 +117,20 @@ impl Net {
             }
             services => services.iter().copied().map(all).collect(),
         };
-        Ok(Plan { sides: sides.clone(), blocks, rounds: self.rounds, duration })
+        // What has nothing to run need not be set up.
+        let runs = |side: &Side| blocks.iter().any(|block| block.has(*side));
+        let sides = sides.iter().copied().filter(runs).collect();
+        Ok(Plan { sides, blocks, rounds: self.rounds, duration })
+    }
+
+    /// What is measured of a side: everything of those that somebody asked for. Joined sockets
+    /// differ from the rest of Xylem for TCP on one node only, and have marks there.
+    fn wanted(&self) -> impl Fn(Place, Load, Side) -> bool {
+        let asked_for = !self.sides.is_empty();
+        move |place, load, side| {
+            let has_mark = |metric: &Metric| marks::is_of_sockets(place, *metric);
+            asked_for || side != Side::XylemSocket || load.metrics().iter().any(has_mark)
+        }
     }
 
     /// What is measured with more services though nobody asked for it; nothing where nothing may
@@ -131,8 +142,8 @@ impl Net {
         if self.sides.is_empty() {
             sides.retain(|side| side.grows_in_its_own_way());
         }
-        let block = Block { services, sides, loads: Load::for_metrics(&metrics) };
-        (!block.loads.is_empty()).then_some(block)
+        let loads = Load::for_metrics(&metrics);
+        (!loads.is_empty()).then(|| Block::new(services, &sides, &loads, self.wanted()))
     }
 }
 
@@ -165,11 +176,20 @@ mod tests {
         }
     }
 
+    /// What a block measures, of any side.
+    fn loads(block: &Block) -> Vec<(Place, Load)> {
+        block.heats.iter().map(|heat| (heat.place, heat.load)).collect()
+    }
+
+    fn at_each_place<const N: usize>(loads: [Load; N]) -> Vec<(Place, Load)> {
+        Place::ALL.iter().flat_map(|place| loads.map(|load| (*place, load))).collect()
+    }
+
     /// Setting up, filling and settling take the rest of the ten minutes.
     #[test]
     fn everything_is_measured_in_about_ten_minutes() {
         let plan = plan(&[]).unwrap();
-        assert_eq!(plan.sides, Side::DEFAULT);
+        assert_eq!(plan.sides, Side::value_variants());
         let services: Vec<_> = plan.blocks.iter().map(|block| block.services).collect();
         assert_eq!(services, SERVICES);
         let seconds = plan.steps() as f64 * plan.duration.as_secs_f64();
@@ -177,18 +197,46 @@ mod tests {
     }
 
     #[test]
+    fn of_joined_sockets_only_what_has_a_mark_is_measured_unasked() {
+        let of_sockets = |arguments: &[&str]| -> Vec<_> {
+            let plan = plan(arguments).unwrap();
+            let heats = plan.blocks.into_iter().flat_map(|block| block.heats);
+            heats
+                .filter(|heat| heat.sides.contains(&Side::XylemSocket))
+                .map(|heat| (heat.place, heat.load))
+                .collect()
+        };
+        let unasked = [(Place::Same, Load::FourStreams), (Place::Same, Load::Requests)];
+        assert_eq!(of_sockets(&[]), unasked);
+        assert!(!plan(&["--only", "tcp1"]).unwrap().sides.contains(&Side::XylemSocket));
+        let asked = of_sockets(&["--sides", "xylem_socket", "--only", "udp64", "--services", "1"]);
+        assert_eq!(asked, at_each_place([Load::SmallDatagrams]));
+    }
+
+    #[test]
     fn plain_routing_is_always_measured() {
         let plan = plan(&["--sides", "xylem", "--only", "rr_p99,udp64"]).unwrap();
         assert_eq!(plan.sides, [Side::Plain, Side::Xylem]);
-        assert_eq!(plan.blocks[0].loads, [Load::SmallDatagrams, Load::Requests]);
+        assert_eq!(loads(&plan.blocks[0]), at_each_place([Load::SmallDatagrams, Load::Requests]));
+        assert!(plan.blocks[0].heats.iter().all(|heat| heat.sides == plan.sides));
+    }
+
+    #[test]
+    fn a_proxy_carries_no_datagrams() {
+        let plan = plan(&["--sides", "haproxy", "--services", "1"]).unwrap();
+        for heat in &plan.blocks[0].heats {
+            let is_udp = matches!(heat.load, Load::SmallDatagrams | Load::LargeDatagrams);
+            assert_eq!(heat.sides.contains(&Side::Haproxy), !is_udp, "{heat:?}");
+        }
     }
 
     #[test]
     fn with_more_services_only_what_may_depend_on_them_is_measured() {
         let grown = plan(&[]).unwrap();
         for block in &grown.blocks[1..] {
-            assert_eq!(block.sides, [Side::Plain, Side::Iptables, Side::Nftables, Side::Xylem]);
-            assert_eq!(block.loads, [Load::Requests, Load::Connections]);
+            let sides = [Side::Plain, Side::Iptables, Side::Nftables, Side::Xylem];
+            assert!(block.heats.iter().all(|heat| heat.sides == sides), "{block:?}");
+            assert_eq!(loads(block), at_each_place([Load::Requests, Load::Connections]));
         }
         assert_eq!(plan(&["--only", "tcp1"]).unwrap().blocks.len(), 1);
     }
@@ -199,8 +247,9 @@ mod tests {
             plan(&["--services", "10,1000", "--sides", "haproxy", "--only", "tcp4"]).unwrap();
         assert_eq!(asked.blocks.len(), 2);
         for block in &asked.blocks {
-            assert_eq!(block.sides, [Side::Plain, Side::Haproxy]);
-            assert_eq!(block.loads, [Load::FourStreams]);
+            assert_eq!(loads(block), at_each_place([Load::FourStreams]));
+            let sides = [Side::Plain, Side::Haproxy];
+            assert!(block.heats.iter().all(|heat| heat.sides == sides), "{block:?}");
         }
         assert!(plan(&["--services", "1000000"]).is_err());
     }

@@ -1,77 +1,49 @@
-//! Medians, and ratios to plain routing.
+//! What was measured, for people and for programs.
 
-use std::collections::BTreeMap;
-
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
-use serde::Serialize;
-
-use crate::{
-    flows,
-    metric::{Metric, Place, Sample, Side},
-    run::{Addition, Step},
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
 };
 
-/// One line of the result.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Row {
-    pub(crate) r#where: Place,
-    pub(crate) metric: Metric,
-    pub(crate) side: Side,
-    /// Beside the two that are dialled.
-    pub(crate) services: u32,
-    pub(crate) median: f64,
-    unit: &'static str,
-    /// Median of the ratios within each round.
-    pub(crate) ratio_to_plain: f64,
-    rounds: u32,
-    /// Half of what the middle half of the values spans, as a part of the median.
-    #[serde(skip)]
-    spread: f64,
-}
+use comfy_table::{CellAlignment, Table, presets::NOTHING};
 
-/// A row for each side and figure, of the figures that are wanted and have a ratio.
-pub(crate) fn rows(samples: &[Sample], wanted: &[Metric], rounds: u32) -> Vec<Row> {
-    type Case = (u32, Place, Metric, Side);
-    let mut by_case = BTreeMap::<Case, BTreeMap<u32, f64>>::new();
-    for sample in samples.iter().filter(|sample| wanted.contains(&sample.metric)) {
-        let case = (sample.services, sample.place, sample.metric, sample.side);
-        by_case.entry(case).or_default().insert(sample.round, sample.value);
-    }
-    let row = |(&(services, place, metric, side), by_round): (&Case, &BTreeMap<u32, f64>)| {
-        let plain = by_case.get(&(services, place, metric, Side::Plain))?;
-        let values = Sorted::new(by_round.values().copied());
-        let ratios = by_round.iter().filter_map(|(round, value)| Some(value / plain.get(round)?));
-        Some(Row {
-            r#where: place,
-            metric,
-            side,
-            services,
-            median: values.quantile(0.5),
-            unit: metric.unit(),
-            ratio_to_plain: median(ratios)?,
-            rounds,
-            spread: (values.quantile(0.75) - values.quantile(0.25)) / 2.0 / values.quantile(0.5),
-        })
-    };
-    by_case.iter().filter_map(row).collect()
+use crate::{
+    figures::{self, Row, Values},
+    flows,
+    metric::{Metric, Place, Side},
+    run::{Addition, Step},
+    stats::{Estimate, median},
+};
+
+/// Below tables with a column BETWEEN.
+pub(crate) const ABOUT_BETWEEN: &str = "\
+BETWEEN: of endlessly many rounds the median would lie there, with a chance of 7 in 8 or more; \
+? with fewer than 4 rounds";
+
+/// A list with an element for each row, and nothing else.
+///
+/// # Errors
+/// If `out` cannot be written to.
+pub(crate) fn write_json(rows: &[Row], mut out: impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut out, rows)?;
+    writeln!(out)
 }
 
 /// For people.
 pub(crate) fn table(rows: &[Row]) -> Table {
-    let mut table = new_table(
-        &[
-            "WHERE",
-            "METRIC",
-            "SIDE",
-            "SERVICES",
-            "MEDIAN",
-            "±%",
-            "UNIT",
-            "RATIO TO PLAIN",
-            "BETTER",
-        ],
-        &[3, 4, 5, 7],
-    );
+    let header = [
+        "WHERE",
+        "METRIC",
+        "SIDE",
+        "SERVICES",
+        "MEDIAN",
+        "±%",
+        "UNIT",
+        "RATIO TO PLAIN",
+        "BETWEEN",
+        "BETTER",
+    ];
+    let mut table = new_table(&header, &[3, 4, 5, 7]);
     for row in rows {
         table.add_row([
             row.r#where.to_string(),
@@ -82,6 +54,7 @@ pub(crate) fn table(rows: &[Row]) -> Table {
             format!("{:.0}", row.spread * 100.0),
             row.unit.to_owned(),
             format!("{:.2}", row.ratio_to_plain),
+            row.ratio_between.to_string(),
             if row.metric.is_better_lower() { "lower" } else { "higher" }.to_owned(),
         ]);
     }
@@ -106,7 +79,7 @@ pub(crate) fn additions(additions: &[Addition]) -> Option<Table> {
             side.to_string(),
             what.to_owned(),
             services.to_string(),
-            format!("{:.1}", Sorted::new(micros.iter().copied()).quantile(0.5)),
+            format!("{:.1}", median(micros.iter().copied())?),
             "us".to_owned(),
         ]);
     }
@@ -118,27 +91,26 @@ pub(crate) fn additions(additions: &[Addition]) -> Option<Table> {
 pub(crate) struct Crowded {
     pub(crate) place: Place,
     pub(crate) metric: Metric,
-    pub(crate) empty: f64,
-    pub(crate) full: f64,
-    /// Median of the ratios within each round.
-    pub(crate) ratio: f64,
+    empty: f64,
+    full: f64,
+    /// Of the ratios within each round.
+    pub(crate) ratio: Estimate,
 }
 
 /// A row for each figure.
 pub(crate) fn crowded(outcome: &flows::Outcome) -> Vec<Crowded> {
-    let mut by_case = BTreeMap::<(Place, Metric), [BTreeMap<u32, f64>; 2]>::new();
+    let mut by_case = BTreeMap::<(Place, Metric), [Values; 2]>::new();
     for sample in &outcome.samples {
         let case = by_case.entry((sample.place, sample.metric)).or_default();
         case[usize::from(sample.full)].insert(sample.round, sample.value);
     }
-    let row = |((place, metric), [empty, full]): ((Place, Metric), [BTreeMap<u32, f64>; 2])| {
-        let ratios = full.iter().filter_map(|(round, value)| Some(value / empty.get(round)?));
+    let row = |((place, metric), [empty, full]): ((Place, Metric), [Values; 2])| {
         Some(Crowded {
             place,
             metric,
             empty: median(empty.values().copied())?,
             full: median(full.values().copied())?,
-            ratio: median(ratios)?,
+            ratio: Estimate::of(figures::ratios(&full, &empty))?,
         })
     };
     by_case.into_iter().filter_map(row).collect()
@@ -147,7 +119,8 @@ pub(crate) fn crowded(outcome: &flows::Outcome) -> Vec<Crowded> {
 /// The same for people.
 pub(crate) fn flows_table(outcome: &flows::Outcome) -> Table {
     let full = format!("{} FLOWS", outcome.flows);
-    let mut table = new_table(&["WHERE", "METRIC", "NO FLOWS", &full, "UNIT", "RATIO"], &[2, 3, 5]);
+    let header = ["WHERE", "METRIC", "NO FLOWS", &full, "UNIT", "RATIO", "BETWEEN"];
+    let mut table = new_table(&header, &[2, 3, 5]);
     for row in crowded(outcome) {
         table.add_row([
             row.place.to_string(),
@@ -155,60 +128,11 @@ pub(crate) fn flows_table(outcome: &flows::Outcome) -> Table {
             format!("{:.1}", row.empty),
             format!("{:.1}", row.full),
             row.metric.unit().to_owned(),
-            format!("{:.2}", row.ratio),
+            format!("{:.2}", row.ratio.median),
+            row.ratio.between.to_string(),
         ]);
     }
     table
-}
-
-/// Values of a side in one case, by round.
-fn by_round(
-    samples: &[Sample],
-    services: u32,
-    place: Place,
-    metric: Metric,
-    side: Side,
-) -> BTreeMap<u32, f64> {
-    let wanted = (services, place, metric, side);
-    samples
-        .iter()
-        .filter(|sample| (sample.services, sample.place, sample.metric, sample.side) == wanted)
-        .map(|sample| (sample.round, sample.value))
-        .collect()
-}
-
-/// Median of the ratios of `side` to `base` within each round; nothing if one was not measured.
-pub(crate) fn ratio(
-    samples: &[Sample],
-    services: u32,
-    place: Place,
-    metric: Metric,
-    side: Side,
-    base: Side,
-) -> Option<f64> {
-    let base = by_round(samples, services, place, metric, base);
-    let values = by_round(samples, services, place, metric, side);
-    median(values.iter().filter_map(|(round, value)| Some(value / base.get(round)?)))
-}
-
-/// Half of what the values of all rounds span, as a part of their median.
-pub(crate) fn range(
-    samples: &[Sample],
-    services: u32,
-    place: Place,
-    metric: Metric,
-    side: Side,
-) -> Option<f64> {
-    let values = by_round(samples, services, place, metric, side);
-    let sorted = Sorted::new(values.into_values());
-    let (least, most) = (sorted.0.first()?, sorted.0.last()?);
-    Some((most - least) / 2.0 / sorted.quantile(0.5))
-}
-
-/// Nothing of nothing.
-pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
-    let sorted = Sorted::new(values);
-    (!sorted.0.is_empty()).then(|| sorted.quantile(0.5))
 }
 
 pub(crate) fn new_table(header: &[&str], numbers: &[usize]) -> Table {
@@ -223,98 +147,127 @@ pub(crate) fn new_table(header: &[&str], numbers: &[usize]) -> Table {
     table
 }
 
-/// Values in order, at least one.
-struct Sorted(Vec<f64>);
-
-impl Sorted {
-    fn new(values: impl IntoIterator<Item = f64>) -> Self {
-        let mut values: Vec<_> = values.into_iter().collect();
-        values.sort_unstable_by(f64::total_cmp);
-        Self(values)
-    }
-
-    /// Between two values, the point on the line between them.
-    fn quantile(&self, part: f64) -> f64 {
-        let at = part * (self.0.len() - 1) as f64;
-        let (below, above) = (self.0[at.floor() as usize], self.0[at.ceil() as usize]);
-        below + (above - below) * at.fract()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::ValueEnum as _;
+    use serde::Deserialize;
+
     use super::*;
+    use crate::{figures::Figures, metric::Sample};
 
-    fn sample(round: u32, side: Side, value: f64) -> Sample {
-        let (place, metric) = (Place::Same, Metric::Tcp1);
-        Sample { services: 0, round, place, side, metric, value }
+    /// A line as a reader of the JSON expects it: these keys, all of them and no other.
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Line {
+        r#where: String,
+        metric: String,
+        side: String,
+        services: u32,
+        median: f64,
+        unit: String,
+        ratio_to_plain: f64,
+        rounds: u32,
     }
 
-    #[test]
-    fn ratios_are_taken_within_a_round() {
-        // The machine is twice as fast in the second round and ten times in the third.
-        let samples = [
-            sample(0, Side::Plain, 10.0),
-            sample(0, Side::Xylem, 11.0),
-            sample(1, Side::Plain, 20.0),
-            sample(1, Side::Xylem, 22.0),
-            sample(2, Side::Plain, 100.0),
-            sample(2, Side::Xylem, 90.0),
-        ];
-        let rows = rows(&samples, &[Metric::Tcp1], 3);
-        let xylem = rows.iter().find(|row| row.side == Side::Xylem).unwrap();
-        assert!((xylem.ratio_to_plain - 1.1).abs() < 1e-9);
-        assert!((xylem.median - 22.0).abs() < 1e-9);
+    fn written(samples: &[Sample]) -> String {
+        let mut out = Vec::new();
+        let rows = Figures::new(samples).rows(Metric::value_variants(), 7);
+        write_json(&rows, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
     }
 
-    #[test]
-    fn each_number_of_services_has_its_own_plain_runs() {
+    /// Every figure of every side in two rounds, and those of growth with more services.
+    fn whole_run() -> Vec<Sample> {
         let mut samples = Vec::new();
-        for (services, plain) in [(10, 1.0), (10_000, 2.0)] {
-            samples.push(Sample { services, ..sample(0, Side::Plain, plain) });
-            samples.push(Sample { services, ..sample(0, Side::Iptables, 1.0) });
+        for (services, factor) in [(10, 1.0), (1_000, 2.0), (10_000, 4.0)] {
+            for metric in Metric::value_variants() {
+                if services > 10 && !metric.may_grow() {
+                    continue;
+                }
+                for (index, side) in Side::value_variants().iter().enumerate() {
+                    for place in Place::ALL {
+                        for round in 0..2 {
+                            let value = factor * (index + 1) as f64;
+                            let (side, metric) = (*side, *metric);
+                            samples.push(Sample { services, round, place, side, metric, value });
+                        }
+                    }
+                }
+            }
         }
-        let rows = rows(&samples, &[Metric::Tcp1], 1);
-        let ratios: Vec<_> =
-            rows.iter().map(|row| (row.services, row.side, row.ratio_to_plain)).collect();
+        samples
+    }
+
+    #[test]
+    fn the_json_is_a_list_of_lines_and_nothing_else() {
+        let text = written(&whole_run());
+        // This takes nothing behind the list either.
+        let lines: Vec<Line> = serde_json::from_str(&text).unwrap();
+        assert_eq!(lines.len(), (10 + 2 * 3) * 7 * 2);
+        let all = |of: fn(&Line) -> &str| lines.iter().map(of).collect::<BTreeSet<_>>();
+        assert_eq!(all(|line| &line.r#where), BTreeSet::from(["same", "cross"]));
         assert_eq!(
-            ratios,
-            [
-                (10, Side::Plain, 1.0),
-                (10, Side::Iptables, 1.0),
-                (10_000, Side::Plain, 1.0),
-                (10_000, Side::Iptables, 0.5)
-            ]
+            all(|line| &line.side),
+            BTreeSet::from([
+                "plain",
+                "iptables",
+                "nftables",
+                "vxlan",
+                "haproxy",
+                "xylem",
+                "xylem_socket"
+            ])
         );
-    }
-
-    #[test]
-    fn a_round_without_a_plain_value_tells_no_ratio() {
-        let mut samples = vec![sample(0, Side::Plain, 10.0), sample(0, Side::Xylem, 11.0)];
-        samples.push(sample(1, Side::Xylem, 900.0));
-        let rows = rows(&samples, &[Metric::Tcp1], 2);
-        assert!((rows[1].ratio_to_plain - 1.1).abs() < 1e-9, "{rows:?}");
-        assert!(self::rows(&samples[2..], &[Metric::Tcp1], 2).is_empty());
-    }
-
-    #[test]
-    fn only_wanted_figures_are_told() {
-        assert!(rows(&[sample(0, Side::Plain, 1.0)], &[Metric::CpuKb], 1).is_empty());
-    }
-
-    #[test]
-    fn a_row_has_the_fields_that_readers_know() {
-        let rows = rows(&[sample(0, Side::Plain, 2.5)], &[Metric::Tcp1], 1);
         assert_eq!(
-            serde_json::to_string(&rows).unwrap(),
-            r#"[{"where":"same","metric":"tcp1","side":"plain","services":0,"median":2.5,"unit":"Gb/s","ratio_to_plain":1.0,"rounds":1}]"#
+            all(|line| &line.metric),
+            BTreeSet::from([
+                "tcp1",
+                "tcp4",
+                "udp64",
+                "udp1400",
+                "rr_p50",
+                "rr_p99",
+                "conn1",
+                "conn16",
+                "cpu_kb",
+                "cpu_pkt64"
+            ])
         );
+        assert_eq!(
+            all(|line| &line.unit),
+            BTreeSet::from(["Gb/s", "packets/s", "us", "1/s", "ns/KB", "ns/packet"])
+        );
+        assert!(lines.iter().all(|line| line.rounds == 7));
+    }
+
+    /// So that figures of growth can be told from the others.
+    #[test]
+    fn a_line_has_the_services_that_it_was_measured_with() {
+        let lines: Vec<Line> = serde_json::from_str(&written(&whole_run())).unwrap();
+        for (services, median) in [(10, 6.0), (1_000, 12.0), (10_000, 24.0)] {
+            let mut of_growth = lines.iter().filter(|line| {
+                (line.services, &*line.side, &*line.metric) == (services, "xylem", "conn1")
+            });
+            let places: Vec<_> = of_growth
+                .by_ref()
+                .map(|line| (&*line.r#where, line.median, line.ratio_to_plain))
+                .collect();
+            assert_eq!(places, [("same", median, 6.0), ("cross", median, 6.0)]);
+        }
+        assert!(!lines.iter().any(|line| line.services > 10 && line.metric == "tcp1"));
     }
 
     #[test]
-    fn quantiles_lie_between_values() {
-        let sorted = Sorted::new([4.0, 1.0, 3.0, 2.0]);
-        assert_eq!([0.0, 0.5, 1.0].map(|part| sorted.quantile(part)), [1.0, 2.5, 4.0]);
-        assert_eq!(Sorted::new([7.0]).quantile(0.75), 7.0);
+    fn keys_are_in_the_order_that_readers_know() {
+        let (place, side, metric) = (Place::Same, Side::Plain, Metric::Tcp1);
+        let sample = Sample { services: 10, round: 0, place, side, metric, value: 2.5 };
+        let text: String = written(&[sample]).split_whitespace().collect();
+        assert_eq!(
+            text,
+            r#"[{"where":"same","metric":"tcp1","side":"plain","services":10,"median":2.5,"unit":"Gb/s","ratio_to_plain":1.0,"rounds":7}]"#
+        );
+        assert_eq!(written(&[]), "[]\n");
     }
 }

@@ -33,8 +33,16 @@ pub(crate) struct Plan {
 pub(crate) struct Block {
     /// Beside the measured ones.
     pub(crate) services: u32,
+    /// One after the other, in each round.
+    pub(crate) heats: Vec<Heat>,
+}
+
+/// One load at one place, carried by each side in turn.
+#[derive(Debug)]
+pub(crate) struct Heat {
+    pub(crate) place: Place,
+    pub(crate) load: Load,
     pub(crate) sides: Vec<Side>,
-    pub(crate) loads: Vec<Load>,
 }
 
 /// How long it took to add one service to those that were there.
@@ -75,7 +83,7 @@ impl Plan {
         };
         for block in &self.blocks {
             let services = block.services;
-            for (side, contender) in scene.sides().filter(|(side, _)| block.sides.contains(side)) {
+            for (side, contender) in scene.sides().filter(|(side, _)| block.has(*side)) {
                 interrupt.check()?;
                 let filled = contender.fill(services);
                 filled.with_context(|| format!("{side} with {services} services"))?;
@@ -97,10 +105,28 @@ impl Plan {
 }
 
 impl Block {
+    /// Of these sides, with these loads, at each place, what is `wanted`.
+    pub(crate) fn new(
+        services: u32,
+        sides: &[Side],
+        loads: &[Load],
+        wanted: impl Fn(Place, Load, Side) -> bool,
+    ) -> Self {
+        let heat = |place, load: Load| {
+            let runs = |side: &Side| side.carries(load) && wanted(place, load, *side);
+            Heat { place, load, sides: sides.iter().copied().filter(runs).collect() }
+        };
+        let heats_at = |place| loads.iter().map(move |load| heat(place, *load));
+        Self { services, heats: Place::ALL.into_iter().flat_map(heats_at).collect() }
+    }
+
     /// Loads in one round.
     fn steps(&self) -> usize {
-        let carried = |side: &Side| self.loads.iter().filter(|load| side.carries(**load)).count();
-        Place::ALL.len() * self.sides.iter().map(carried).sum::<usize>()
+        self.heats.iter().map(|heat| heat.sides.len()).sum()
+    }
+
+    pub(crate) fn has(&self, side: Side) -> bool {
+        self.heats.iter().any(|heat| heat.sides.contains(&side))
     }
 }
 
@@ -130,23 +156,21 @@ impl Run<'_> {
         self.idle_load = self.idle_load.min(idle_load);
         // What others do by fits and starts cannot be told from what is measured.
         let background = if self.idle_load > IDLE_LOAD_MAX { 0.0 } else { self.idle_load };
-        // The order changes by round, so that no side is always the first.
         let services = block.services;
-        let mut sides = block.sides.clone();
-        let turn = round as usize % sides.len();
-        sides.rotate_left(turn);
-        for place in Place::ALL {
-            for load in block.loads.iter().copied() {
-                for side in sides.iter().copied().filter(|side| side.carries(load)) {
-                    self.interrupt.check()?;
-                    let path = scene.path(side, place);
-                    let values = measure::run(load, &path, self.plan.duration, background);
-                    for (metric, value) in values.with_context(|| format!("{side}, {place}"))? {
-                        let sample = Sample { services, round, place, side, metric, value };
-                        self.outcome.samples.push(sample);
-                    }
-                    self.progress.inc(1);
+        for Heat { place, load, sides } in &block.heats {
+            let (place, mut sides) = (*place, sides.clone());
+            // The order changes by round, so that no side is always the first.
+            let turn = round as usize % sides.len().max(1);
+            sides.rotate_left(turn);
+            for side in sides {
+                self.interrupt.check()?;
+                let path = scene.path(side, place);
+                let values = measure::run(*load, &path, self.plan.duration, background);
+                for (metric, value) in values.with_context(|| format!("{side}, {place}"))? {
+                    let sample = Sample { services, round, place, side, metric, value };
+                    self.outcome.samples.push(sample);
                 }
+                self.progress.inc(1);
             }
         }
         Ok(())
@@ -155,7 +179,7 @@ impl Run<'_> {
     /// Adds one more to so many services.
     fn add_to(&mut self, scene: &mut Scene, block: &Block) -> Result<()> {
         let services = block.services;
-        for (side, contender) in scene.sides().filter(|(side, _)| block.sides.contains(side)) {
+        for (side, contender) in scene.sides().filter(|(side, _)| block.has(*side)) {
             self.interrupt.check()?;
             let mut note = |step, time: Result<Option<Duration>>| -> Result<()> {
                 let time =

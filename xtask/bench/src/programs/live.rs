@@ -10,7 +10,10 @@ use aya::{
 };
 use xylem_tests::{load::datagrams_per_second, platform::Name};
 
-use super::{Case, How, Sample, Work};
+use super::{
+    case::{Case, Family, How, Sample, Work},
+    test_run,
+};
 use crate::{contender::Contender as _, interrupt::Interrupt, metric::Place, xylem::Xylem};
 
 /// What is looked at: a flood from where to where, and the program that does the work.
@@ -29,11 +32,17 @@ pub(super) fn measure(
     duration: Duration,
     interrupt: &Interrupt,
 ) -> Result<Vec<Sample>> {
+    let case =
+        |work, program| Case { how: How::Live, work, family: Family::Ipv4, program, services: 0 };
+    let mut samples = Vec::new();
+    for round in 0..rounds {
+        let nanos = test_run::clock_of_account()?;
+        samples.push(Sample { case: case(Work::Clock, "from_instance"), round, nanos });
+    }
     eprintln!("setting up xylem");
     let xylem = Xylem::start(Name::new(format!("b{}", std::process::id())))?;
     // Held while it is measured, and no longer: it costs every program on the machine.
     let _enabled = enable_stats(Stats::RunTime).context("the kernel keeps no account")?;
-    let mut samples = Vec::new();
     for round in 0..rounds {
         eprintln!("live: round {} of {rounds}", round + 1);
         for place in Place::ALL {
@@ -45,8 +54,7 @@ pub(super) fn measure(
             for (_, program, work) in CASES.into_iter().filter(|case| case.0 == place) {
                 let nanos = busiest(&before, &after, program)
                     .with_context(|| format!("no program {program} ran in the flood"))?;
-                let case = Case { how: How::Live, work, program, services: 0 };
-                samples.push(Sample { case, nanos });
+                samples.push(Sample { case: case(work, program), round, nanos });
             }
         }
     }
