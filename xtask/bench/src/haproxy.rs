@@ -13,10 +13,10 @@ use crate::{
     kube::{self, Protocol},
     measure,
     metric::Place,
-    tool::Tool,
+    tool::{LEAVE_OUT, Tool},
 };
 
-const HAPROXY: Tool = Tool { program: "haproxy", package: "haproxy" };
+const HAPROXY: Tool = Tool { program: "haproxy", package: "haproxy", otherwise: LEAVE_OUT };
 const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// Listeners of services beside the measured ones are at ports from here on, at the address of a

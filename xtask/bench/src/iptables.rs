@@ -5,10 +5,7 @@
 //! The rules are those that kube-proxy writes. `iptables-restore` is what the distribution has
 //! installed under this name, on most the front end to nftables.
 
-use std::{
-    fmt::Write,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write, time::Duration};
 
 use anyhow::Result;
 
@@ -18,10 +15,11 @@ use crate::{
     kube::{self, ENDPOINTS, ServicePort},
     measure::Path,
     metric::Place,
-    tool::Tool,
+    tool::{LEAVE_OUT, Tool},
 };
 
-const RESTORE: Tool = Tool { program: "iptables-restore", package: "iptables" };
+const RESTORE: Tool =
+    Tool { program: "iptables-restore", package: "iptables", otherwise: LEAVE_OUT };
 
 #[derive(Debug)]
 pub(crate) struct Iptables {
@@ -50,12 +48,10 @@ impl Contender for Iptables {
     }
 
     fn time_adding(&mut self) -> Result<Option<Duration>> {
-        let one_more = kube::filler(self.fillers);
-        let start = Instant::now();
-        RESTORE.run(self.hosts.first(), &["--noflush"], &addition(&one_more))?;
-        let time = start.elapsed();
-        RESTORE.run(self.hosts.first(), &["--noflush"], &removal(&one_more))?;
-        Ok(Some(time))
+        let host = self.hosts.first();
+        kube::time_adding(self.fillers, (addition, removal), |text| {
+            RESTORE.run(host, &["--noflush"], text)
+        })
     }
 }
 

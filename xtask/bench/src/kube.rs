@@ -1,7 +1,12 @@
 //! The services of the sides that work as kube-proxy does: addresses, ports, and who is behind.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
+use anyhow::Result;
 use xylem_tests::load::{CONNECT_PORT, COUNT_PORT, ECHO_PORT, SINK_PORT};
 
 use crate::{
@@ -90,9 +95,28 @@ pub(crate) fn all(fillers: u32) -> Vec<ServicePort> {
     before.chain(measured()).chain(after).collect()
 }
 
+/// The rules of one service, as text for a tool.
+pub(crate) type Rules = fn(&ServicePort) -> String;
+
+/// How long it takes to `apply` the addition of one more service than so many, which is removed
+/// again.
+pub(crate) fn time_adding(
+    fillers: u32,
+    (addition, removal): (Rules, Rules),
+    apply: impl Fn(&str) -> Result<()>,
+) -> Result<Option<Duration>> {
+    let one_more = filler(fillers);
+    let added = addition(&one_more);
+    let start = Instant::now();
+    apply(&added)?;
+    let time = start.elapsed();
+    apply(&removal(&one_more))?;
+    Ok(Some(time))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{cell::RefCell, collections::BTreeSet};
 
     use super::*;
 
@@ -105,6 +129,19 @@ mod tests {
         let places: BTreeSet<_> =
             services.iter().map(|s| (s.service_ip, s.protocol.to_string(), s.port)).collect();
         assert_eq!(places.len(), services.len(), "each is another");
+    }
+
+    #[test]
+    fn what_is_added_is_removed_again() {
+        let (addition, removal): (Rules, Rules) =
+            (|service| format!("add {}", service.id), |service| format!("remove {}", service.id));
+        let applied = RefCell::new(Vec::new());
+        let apply = |text: &str| {
+            applied.borrow_mut().push(text.to_owned());
+            Ok(())
+        };
+        assert!(time_adding(10, (addition, removal), apply).unwrap().is_some());
+        assert_eq!(applied.into_inner(), ["add FILLER10", "remove FILLER10"]);
     }
 
     #[test]

@@ -3,10 +3,7 @@
 //!
 //! The table is the one that kube-proxy writes, less what is empty here (node ports, firewalls).
 
-use std::{
-    fmt::Write,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write, time::Duration};
 
 use anyhow::Result;
 
@@ -16,10 +13,10 @@ use crate::{
     kube::{self, ENDPOINTS, ServicePort},
     measure::Path,
     metric::Place,
-    tool::Tool,
+    tool::{LEAVE_OUT, Tool},
 };
 
-const NFT: Tool = Tool { program: "nft", package: "nftables" };
+const NFT: Tool = Tool { program: "nft", package: "nftables", otherwise: LEAVE_OUT };
 
 /// Services written by one transaction, whose time rises with their square: 10,000 in one take a
 /// minute.
@@ -65,12 +62,7 @@ impl Contender for Nftables {
     }
 
     fn time_adding(&mut self) -> Result<Option<Duration>> {
-        let one_more = kube::filler(self.fillers);
-        let start = Instant::now();
-        self.apply(&addition(&one_more))?;
-        let time = start.elapsed();
-        self.apply(&removal(&one_more))?;
-        Ok(Some(time))
+        kube::time_adding(self.fillers, (addition, removal), |text| self.apply(text))
     }
 }
 

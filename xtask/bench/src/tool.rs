@@ -16,7 +16,12 @@ use xylem_tests::netns::Netns;
 pub(crate) struct Tool {
     pub(crate) program: &'static str,
     pub(crate) package: &'static str,
+    /// What to do instead of installing it.
+    pub(crate) otherwise: &'static str,
 }
+
+/// Of what sets up a side.
+pub(crate) const LEAVE_OUT: &str = "or leave out with --sides what needs it";
 
 impl Tool {
     /// # Errors
@@ -27,9 +32,8 @@ impl Tool {
         let mut candidates = folders.map(|folder| folder.join(self.program));
         candidates.find(|candidate| Path::is_file(candidate)).with_context(|| {
             format!(
-                "the program `{}` is missing: install it (Debian: apt-get install {}), or leave \
-                 out with --sides what needs it",
-                self.program, self.package
+                "the program `{}` is missing: install it (Debian: apt-get install {}), {}",
+                self.program, self.package, self.otherwise
             )
         })
     }
@@ -73,9 +77,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_its_package() {
-        let tool = Tool { program: "no-such-program", package: "some-package" };
-        let said = tool.find().unwrap_err().to_string();
-        assert!(said.contains("`no-such-program`") && said.contains("some-package"), "{said}");
-        assert!(Tool { program: "sh", package: "dash" }.find().unwrap().is_absolute());
+        let tool = |program, package| Tool { program, package, otherwise: LEAVE_OUT };
+        let said = tool("no-such-program", "some-package").find().unwrap_err().to_string();
+        for part in ["`no-such-program`", "apt-get install some-package", "--sides"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(tool("sh", "dash").find().unwrap().is_absolute());
     }
 }
