@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: the data path measured beside what a user would pick instead (`net`), and
-//! what its programs cost for a packet (`programs`).
+//! `cargo xtask bench`: the data path measured beside what a user would pick instead (`net`), what
+//! its programs cost for a packet (`programs`), and where CPU time goes (`profile`).
 //!
 //! The sides are measured one after the other in each round, because a machine's speed drifts;
 //! what counts is the ratio to plain routing within a round, and of those the median.
@@ -21,6 +21,7 @@ mod metric;
 mod net;
 mod nftables;
 mod options;
+mod profile;
 mod programs;
 mod report;
 mod run;
@@ -63,5 +64,6 @@ fn measure(bench: &Bench, interrupt: &Interrupt) -> Result<()> {
     match bench {
         Bench::Net(options) => net::measure(options, interrupt),
         Bench::Programs(options) => programs::measure(options, interrupt),
+        Bench::Profile(options) => profile::measure(options, interrupt),
     }
 }

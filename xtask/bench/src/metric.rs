@@ -162,6 +162,37 @@ impl Load {
         }
     }
 
+    /// The one that tells `metric`.
+    pub(crate) fn of_metric(metric: Metric) -> Self {
+        let tells = |load: &Self| load.metrics().contains(&metric);
+        Self::ALL.into_iter().find(tells).expect("every metric is told by one load")
+    }
+
+    /// One of what it does, in words.
+    pub(crate) fn done(self) -> &'static str {
+        match self {
+            Self::Stream | Self::FourStreams => "KB",
+            Self::SmallDatagrams | Self::LargeDatagrams => "packet that arrives",
+            Self::Requests => "request",
+            Self::Connections | Self::ConnectionsOfMany => "connection",
+        }
+    }
+
+    /// So many of them a second, by what was measured; of requests, about as many.
+    pub(crate) fn done_per_second(self, values: &[(Metric, f64)]) -> f64 {
+        let (metric, factor): (_, fn(f64) -> f64) = match self {
+            Self::Stream => (Metric::Tcp1, |gigabits| gigabits * 1e9 / 8.0 / 1e3),
+            Self::FourStreams => (Metric::Tcp4, |gigabits| gigabits * 1e9 / 8.0 / 1e3),
+            Self::SmallDatagrams => (Metric::Udp64, |packets| packets),
+            Self::LargeDatagrams => (Metric::Udp1400, |packets| packets),
+            Self::Requests => (Metric::RrP50, |micros| 1e6 / micros),
+            Self::Connections => (Metric::Conn1, |connections| connections),
+            Self::ConnectionsOfMany => (Metric::Conn16, |connections| connections),
+        };
+        let found = values.iter().find(|(known, _)| *known == metric);
+        found.map(|(_, value)| factor(*value)).expect("the load tells it")
+    }
+
     /// The loads that tell `metrics`.
     pub(crate) fn for_metrics(metrics: &[Metric]) -> Vec<Self> {
         let tells = |load: &Self| load.metrics().iter().any(|metric| metrics.contains(metric));
@@ -199,6 +230,20 @@ mod tests {
             r#"["tcp1","tcp4","udp64","udp1400","rr_p50","rr_p99","conn1","conn16","cpu_kb","cpu_pkt64"]"#
         );
         assert_eq!(Load::for_metrics(Metric::value_variants()), Load::ALL);
+    }
+
+    #[test]
+    fn every_load_tells_how_much_it_got_done() {
+        for load in Load::ALL {
+            let values: Vec<_> = load.metrics().iter().map(|metric| (*metric, 20.0)).collect();
+            let done = load.done_per_second(&values);
+            let wanted = match load {
+                Load::Stream | Load::FourStreams => 2.5e6,
+                Load::Requests => 5e4,
+                _ => 20.0,
+            };
+            assert_eq!(done, wanted, "{load:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
     flows::Crowd,
     marks,
     metric::{Load, Metric, Place, Side},
-    programs,
+    profile, programs,
     run::{Block, Plan},
 };
 
@@ -34,6 +34,8 @@ pub(crate) enum Bench {
     Net(Net),
     /// What the kernel programs themselves cost for a packet
     Programs(programs::Options),
+    /// Where the CPU time of a load goes, function by function, plain routing and Xylem beside it
+    Profile(profile::Options),
 }
 
 #[derive(Debug, clap::Args)]
@@ -172,7 +174,7 @@ mod tests {
         let cli = Cli::try_parse_from(["bench", "net"].iter().chain(arguments))?;
         match cli.bench {
             Bench::Net(net) => net.plan(),
-            Bench::Programs(_) => unreachable!("it was `net`"),
+            _ => unreachable!("it was `net`"),
         }
     }
 

@@ -1,0 +1,266 @@
+//! Samples of what all CPUs do, by `perf`.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read, Write},
+    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    libc::O_NONBLOCK,
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::{Pid, mkfifo},
+};
+use xylem_tests::wait::wait_for;
+
+use crate::tool::Tool;
+
+const PERF: Tool =
+    Tool { program: "perf", package: "linux-perf", otherwise: "nothing else samples the kernel" };
+
+/// CPU time between two samples of a CPU. The event is a timer of the kernel, which every machine
+/// has, also one without counters of its own.
+const PERIOD: Duration = Duration::from_micros(200);
+const EVENT: &str = "cpu-clock";
+
+/// How long `perf` may take to begin or to end.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What a CPU does that has nothing to do.
+const IDLE: [&str; 6] = [
+    "acpi_safe_halt",
+    "default_idle",
+    "intel_idle",
+    "mwait_idle",
+    "native_safe_halt",
+    "pv_native_safe_halt",
+];
+
+/// Files of a recording.
+const SAMPLES: &str = "samples";
+const SAID: &str = "said";
+
+/// Everything that is no function of the kernel: client and server.
+const USER_SPACE: &str = "(user space)";
+
+#[derive(Debug)]
+pub(super) struct Perf {
+    program: PathBuf,
+}
+
+/// CPU time by function of the kernel.
+pub(super) type Times = BTreeMap<String, Duration>;
+
+impl Perf {
+    /// # Errors
+    /// If it is not installed; with what to do.
+    pub(super) fn find() -> Result<Self> {
+        Ok(Self { program: PERF.find()? })
+    }
+
+    /// What was done while `work` ran.
+    ///
+    /// # Errors
+    /// If `work` fails or `perf` does; with what it says.
+    pub(super) fn record<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Times)> {
+        let folder = tempfile::Builder::new().prefix("xylem-profile-").tempdir();
+        let folder = folder.context("no temporary folder")?;
+        let mut recording = Recording::start(&self.program, folder.path())?;
+        recording.tell("enable")?;
+        let done = work()?;
+        recording.tell("disable")?;
+        recording.end()?;
+        Ok((done, self.read(&folder.path().join(SAMPLES))?))
+    }
+
+    fn read(&self, file: &Path) -> Result<Times> {
+        let output = Command::new(&self.program)
+            .args(["script", "--fields", "ip,sym", "--input"])
+            .arg(file)
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot start perf")?;
+        ensure!(
+            output.status.success(),
+            "perf cannot read what it recorded: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        let times = times(&String::from_utf8_lossy(&output.stdout));
+        ensure!(!times.is_empty(), "perf has no samples of the event {EVENT}");
+        Ok(times)
+    }
+}
+
+/// A `perf` at work; it is ended when this is dropped.
+struct Recording {
+    child: Child,
+    control: File,
+    answers: File,
+    /// What `perf` says.
+    said: PathBuf,
+}
+
+impl Recording {
+    /// It is told when to begin.
+    fn start(program: &Path, folder: &Path) -> Result<Self> {
+        let pipe = |name: &str| -> Result<(PathBuf, File)> {
+            let path = folder.join(name);
+            mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+            // For both, so that neither end waits for the other to be opened.
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).custom_flags(O_NONBLOCK).open(&path)?;
+            Ok((path, file))
+        };
+        let (control_path, control) = pipe("control")?;
+        let (answers_path, answers) = pipe("answers")?;
+        let said = folder.join(SAID);
+        let child = Command::new(program)
+            .args(["record", "--all-cpus", "--event", EVENT, "--delay", "-1", "--count"])
+            .arg(PERIOD.as_nanos().to_string())
+            .arg("--control")
+            .arg(format!("fifo:{},{}", control_path.display(), answers_path.display()))
+            .arg("--output")
+            .arg(folder.join(SAMPLES))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&said)?)
+            .spawn()
+            .context("cannot start perf")?;
+        Ok(Self { child, control, answers, said })
+    }
+
+    /// See "--control" in perf-record(1).
+    fn tell(&mut self, command: &str) -> Result<()> {
+        writeln!(self.control, "{command}").context("cannot tell perf anything")?;
+        let mut answer = [0; 16];
+        let answered = wait_for("an answer of perf", LIMIT, || {
+            if let Some(status) = self.child.try_wait()? {
+                // There is nothing to wait for any more.
+                return Ok(Err(format!("perf ended with {status}")));
+            }
+            match self.answers.read(&mut answer) {
+                Ok(_) => Ok(Ok(())),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => bail!("none yet"),
+                Err(error) => Err(error.into()),
+            }
+        });
+        match answered? {
+            Ok(()) => Ok(()),
+            Err(ended) => bail!("{ended}: {}", self.said()),
+        }
+    }
+
+    /// Has it write down what it has.
+    fn end(mut self) -> Result<()> {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, Signal::SIGINT).context("cannot interrupt perf")?;
+        let status = wait_for("perf to end", LIMIT, || {
+            self.child.try_wait()?.context("it writes what it has recorded")
+        })?;
+        // Of the signal it dies in the end, after it has written.
+        let is_interrupted = status.signal() == Some(Signal::SIGINT as i32);
+        ensure!(status.success() || is_interrupted, "perf ended with {status}: {}", self.said());
+        Ok(())
+    }
+
+    fn said(&self) -> String {
+        let said = fs::read_to_string(&self.said).unwrap_or_default();
+        said.trim().to_owned()
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        // What has ended already cannot be killed, and need not be.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// From `perf script`: a line for each sample, with the address and the function.
+fn times(script: &str) -> Times {
+    let mut times = Times::new();
+    for line in script.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(address), Some(symbol)) = (words.next(), words.next()) else { continue };
+        let Ok(address) = u64::from_str_radix(address, 16) else { continue };
+        if IDLE.contains(&symbol) {
+            continue;
+        }
+        *times.entry(name(address, symbol)).or_default() += PERIOD;
+    }
+    times
+}
+
+/// Programs of several nodes are one to us.
+fn name(address: u64, symbol: &str) -> String {
+    // The upper half of the address space is the kernel's.
+    if address.cast_signed() >= 0 {
+        return USER_SPACE.to_owned();
+    }
+    let program = symbol.strip_prefix("bpf_prog_").and_then(|tagged| tagged.split_once('_'));
+    match program {
+        Some((_tag, name)) => format!("bpf {name}"),
+        None => symbol.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_added_up_by_function() {
+        let times = times(
+            "
+    ffffffff821f236b pv_native_safe_halt
+    ffffffff8130aa10 memcpy_orig
+    ffffffff8130aa14 memcpy_orig
+    ffffffffc0a01234 bpf_prog_3b185187f1855c4c_from_instance
+    ffffffffc0b05678 bpf_prog_0123456789abcdef_from_instance
+        7f8027881c30 std::thread::sleep
+        55d5b2c0a1f2 [unknown]
+    ffffffff99999999 [unknown]
+",
+        );
+        let samples = |symbol: &str| times[symbol].as_micros() / PERIOD.as_micros();
+        assert_eq!(times.len(), 4, "{times:?}");
+        assert_eq!(samples("memcpy_orig"), 2);
+        assert_eq!(samples("bpf from_instance"), 2);
+        assert_eq!(samples(USER_SPACE), 2);
+        assert_eq!(samples("[unknown]"), 1);
+    }
+
+    /// Needs root, for CPUs of all.
+    #[test]
+    fn a_busy_thread_is_seen() {
+        let perf = match Perf::find() {
+            Ok(perf) => perf,
+            Err(error) => return assert!(error.to_string().contains("linux-perf"), "{error}"),
+        };
+        let spin = || {
+            let start = std::time::Instant::now();
+            while start.elapsed() < Duration::from_millis(300) {
+                std::hint::spin_loop();
+            }
+            Ok(start.elapsed())
+        };
+        let (elapsed, times) = perf.record(spin).unwrap();
+        assert!(times[USER_SPACE] > elapsed / 4, "{times:?}");
+    }
+
+    #[test]
+    fn what_perf_says_is_part_of_the_error() {
+        let perf = Perf { program: "/bin/false".into() };
+        let error = format!("{:#}", perf.record(|| Ok(())).unwrap_err());
+        assert!(error.contains("perf ended with exit status: 1"), "{error}");
+    }
+}
