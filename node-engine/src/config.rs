@@ -18,7 +18,7 @@ const DEFAULT_TUNNEL_PORT: u16 = 50103;
 
 /// What can be set, everywhere under the same name; nothing here has its default yet.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// HTTP address of the cluster [default: http://127.0.0.1:10100]
     #[arg(long, env = "XYLEM_CLUSTER_URL", global = true)]
@@ -98,37 +98,12 @@ pub struct Config {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read the configuration file {path}")]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("configuration file {path} is not valid")]
-    Parse {
-        path: PathBuf,
-        #[source]
-        source: Box<toml::de::Error>,
-    },
-    #[error("cluster-url {0} must be an http or https address with a host")]
+    #[error("cluster_url {0} must be an http or https address with a host")]
     ClusterUrl(Url),
-    #[error("cgroup-parent {0} must be an absolute path below the root, without \"..\"")]
+    #[error("cgroup_parent {0} must be an absolute path below the root, without \"..\"")]
     CgroupParent(PathBuf),
     #[error("{0} must not be 0")]
     Zero(&'static str),
-}
-
-impl Settings {
-    /// # Errors
-    /// When the file cannot be read or has an unknown key.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })
-    }
 }
 
 impl Config {
@@ -152,11 +127,11 @@ impl Config {
         let report_interval =
             millis(first.report_interval_ms.or(file.report_interval_ms).unwrap_or(2000));
         if report_interval.is_zero() {
-            return Err(ConfigError::Zero("report-interval-ms"));
+            return Err(ConfigError::Zero("report_interval_ms"));
         }
         let concurrent_images = first.concurrent_images.or(file.concurrent_images).unwrap_or(4);
         if concurrent_images == 0 {
-            return Err(ConfigError::Zero("concurrent-images"));
+            return Err(ConfigError::Zero("concurrent_images"));
         }
         let insecure = if first.insecure_registry.is_empty() {
             file.insecure_registry
@@ -167,7 +142,7 @@ impl Config {
         let retention_hours = retention.unwrap_or(168);
         if retention_hours == 0 {
             // Images of deployments under way must never be old enough.
-            return Err(ConfigError::Zero("image-retention-hours"));
+            return Err(ConfigError::Zero("image_retention_hours"));
         }
         let attach = first.attach_timeout_ms.or(file.attach_timeout_ms).unwrap_or(60_000);
         let grace = first.stop_grace_ms.or(file.stop_grace_ms).unwrap_or(10_000);
@@ -224,7 +199,7 @@ mod tests {
     #[test]
     fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
         let flags = Settings { tunnel_port: Some(1), ..Settings::default() };
-        let file = file("tunnel-port = 2\nnode-name = \"file\"\nstop-grace-ms = 5\n");
+        let file = file("tunnel_port = 2\nnode_name = \"file\"\nstop_grace_ms = 5\n");
         let config = Config::resolve(flags, file, "host").unwrap();
         assert_eq!((config.tunnel_port, config.node_name.as_str()), (1, "file"));
         assert_eq!(config.timing.stop_grace, Duration::from_millis(5));
@@ -234,21 +209,21 @@ mod tests {
     #[test]
     fn an_empty_socket_means_no_networking() {
         let config =
-            Config::resolve(Settings::default(), file("net-socket = \"\""), "host").unwrap();
+            Config::resolve(Settings::default(), file("net_socket = \"\""), "host").unwrap();
         assert_eq!(config.net_socket, None);
     }
 
     #[test]
     fn an_unknown_key_and_senseless_values_are_errors() {
-        assert!(toml::from_str::<Settings>("tunel-port = 2").is_err());
+        assert!(toml::from_str::<Settings>("tunel_port = 2").is_err());
         for text in [
-            "cluster-url = \"ftp://host\"",
-            "cgroup-parent = \"/\"",
-            "cgroup-parent = \"relative\"",
-            "cgroup-parent = \"/a/../b\"",
-            "report-interval-ms = 0",
-            "concurrent-images = 0",
-            "image-retention-hours = 0",
+            "cluster_url = \"ftp://host\"",
+            "cgroup_parent = \"/\"",
+            "cgroup_parent = \"relative\"",
+            "cgroup_parent = \"/a/../b\"",
+            "report_interval_ms = 0",
+            "concurrent_images = 0",
+            "image_retention_hours = 0",
         ] {
             assert!(Config::resolve(Settings::default(), file(text), "h").is_err(), "{text}");
         }

@@ -13,10 +13,10 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
+use xylem_daemon::Chain;
 use xylem_types::net_api::RegisterRequest;
 
 use crate::{
-    chain::Chain,
     config::Config,
     image::{ImageError, Images, sweep::Needs},
     net_api::NetApi,

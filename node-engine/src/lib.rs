@@ -15,7 +15,6 @@
 //! killing or upgrading the engine touches no instance. An instance that was deleted leaves
 //! nothing behind.
 
-pub mod chain;
 pub mod config;
 pub mod core;
 pub mod engine;

@@ -1,18 +1,16 @@
 //! The worker's workload daemon.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use node_engine::{
-    chain::Chain,
     config::{Config, Settings},
     engine, purge,
     runtime::shim,
 };
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use xylem_daemon::{at_signal, exit_code, log, settings};
 
 /// Runs the instances that a Xylem cluster places on this worker, as containers.
 #[derive(Parser)]
@@ -20,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// TOML file with the settings below, by the names of the flags
+    /// TOML file with the settings below, named like the flags with underscores
     #[arg(long, env = "XYLEM_CONFIG", global = true)]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -41,33 +39,15 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Some(Command::Shim { folder }) = &cli.command {
-        log(EnvFilter::new("warn,libcontainer=off,libcgroups=off"));
+        log::init_with(EnvFilter::new("warn,libcontainer=off,libcgroups=off"));
         return shim::run(folder);
     }
-    let filter = EnvFilter::try_from_env("XYLEM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    log(filter);
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error = %Chain(error.as_ref()), "cannot go on");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn log(filter: EnvFilter) {
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    exit_code(run(cli))
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let file = match &cli.config {
-        Some(path) => Settings::read(path)?,
-        None => Settings::default(),
-    };
+    log::init("info")?;
+    let file = settings::read(cli.config.as_deref())?;
     let hostname = nix::unistd::gethostname().context("no host name")?;
     let config = Config::resolve(cli.settings, file, &hostname.to_string_lossy())?;
     rustls::crypto::ring::default_provider()
@@ -84,17 +64,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             tracing::info!(instances = removed, "purged");
             return Ok(());
         }
-        let stop = CancellationToken::new();
-        let mut terminate = signal(SignalKind::terminate()).context("no SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("no SIGINT")?;
-        let asked = stop.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            asked.cancel();
-        });
+        let stop = at_signal().context("cannot wait for signals")?;
         Ok(engine::run(config, stop).await?)
     });
     // An image half unpacked is not waited for; the next engine begins it anew.

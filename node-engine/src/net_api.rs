@@ -3,11 +3,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use serde::Serialize;
+use xylem_daemon::Chain;
 use xylem_types::net_api::{
     DeployRequest, DeployResponse, Refusal, RegisterRequest, UndeployRequest,
 };
 
-use crate::{chain::Chain, core::id::InstanceId, core::instance::AttachFailure};
+use crate::{core::id::InstanceId, core::instance::AttachFailure};
 
 /// One request; attaching takes milliseconds, but instances are attached one after another.
 const TIMEOUT: Duration = Duration::from_secs(10);

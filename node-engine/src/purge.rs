@@ -1,9 +1,9 @@
 //! Removes everything that a worker made, without an engine.
 
 use std::io;
+use xylem_daemon::Chain;
 
 use crate::{
-    chain::Chain,
     config::Config,
     core::id::InstanceId,
     net_api::NetApi,

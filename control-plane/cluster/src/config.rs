@@ -1,14 +1,11 @@
 //! Settings: flag, else environment, else file, else default.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::Parser;
+use clap::{Args, Parser};
 use rumqttc::MqttOptions;
 use serde::Deserialize;
+use xylem_daemon::settings::{self, FileError};
 use xylem_types::session::SESSION_PATH;
 
 use crate::core::DRAIN_GRACE;
@@ -21,9 +18,20 @@ const DEFAULT_WORKER_SILENCE_SECS: f64 = 5.0;
 const DAY_SECS: f64 = 86_400.0;
 
 /// A cluster: runs what the root wants on its workers, and goes on without the root.
-#[derive(Debug, Default, Parser)]
+#[derive(Debug, Parser)]
 #[command(name = "xylem-cluster", version)]
 pub struct Flags {
+    /// TOML file with these settings, named like the flags with underscores, as in `name = "edge"`
+    #[arg(long, env = "XYLEM_CLUSTER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// What can be set, everywhere under the same name; nothing here has its default yet.
+#[derive(Args, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
     /// Name of the cluster; the root knows it by this name for ever
     #[arg(long, env = "XYLEM_CLUSTER_NAME")]
     name: Option<String>,
@@ -54,23 +62,6 @@ pub struct Flags {
     /// those that it has can end; 0 = it is stopped at once [default: 10]
     #[arg(long, env = "XYLEM_CLUSTER_DRAIN_GRACE_SECS", value_name = "SECS")]
     drain_grace_secs: Option<f64>,
-    /// TOML file with the same settings, as in `name = "edge"`
-    #[arg(long, env = "XYLEM_CLUSTER_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    name: Option<String>,
-    location: Option<String>,
-    root_url: Option<String>,
-    listen: Option<SocketAddr>,
-    mqtt_listen: Option<SocketAddr>,
-    mqtt_url: Option<String>,
-    data_dir: Option<PathBuf>,
-    worker_silence_secs: Option<f64>,
-    drain_grace_secs: Option<f64>,
 }
 
 /// Effective settings.
@@ -97,10 +88,8 @@ pub enum Broker {
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read {}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{} is not a valid configuration", path.display())]
-    Parse { path: PathBuf, source: toml::de::Error },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("the cluster has no name: give one with --name, unlike that of any other cluster")]
     NoName,
     #[error("{url:?} is no address of a root: it must look like http://host:10000")]
@@ -117,27 +106,24 @@ impl Config {
     /// # Errors
     /// When a setting is missing or cannot be used, or the file cannot be read.
     pub fn load(flags: Flags) -> Result<Self, ConfigError> {
-        let file = match &flags.config {
-            Some(path) => read(path)?,
-            None => File::default(),
-        };
-        Self::resolve(flags, file)
+        let file = settings::read(flags.config.as_deref())?;
+        Self::resolve(flags.settings, file)
     }
 
-    fn resolve(flags: Flags, file: File) -> Result<Self, ConfigError> {
+    fn resolve(first: Settings, file: Settings) -> Result<Self, ConfigError> {
         let address = |text: &str| text.parse().expect("the constants are addresses");
-        let name = flags.name.or(file.name).filter(|name| !name.trim().is_empty());
+        let name = first.name.or(file.name).filter(|name| !name.trim().is_empty());
         let name = name.ok_or(ConfigError::NoName)?;
-        let root_url = flags.root_url.or(file.root_url).unwrap_or(DEFAULT_ROOT_URL.into());
-        let drain_grace = match flags.drain_grace_secs.or(file.drain_grace_secs) {
+        let root_url = first.root_url.or(file.root_url).unwrap_or(DEFAULT_ROOT_URL.into());
+        let drain_grace = match first.drain_grace_secs.or(file.drain_grace_secs) {
             Some(secs) => drain_grace(secs)?,
             None => DRAIN_GRACE,
         };
-        let silence = flags.worker_silence_secs.or(file.worker_silence_secs);
-        let broker = match flags.mqtt_url.or(file.mqtt_url) {
+        let silence = first.worker_silence_secs.or(file.worker_silence_secs);
+        let broker = match first.mqtt_url.or(file.mqtt_url) {
             Some(url) => Broker::External { options: external(&url, &name)? },
             None => Broker::Embedded {
-                listen: flags
+                listen: first
                     .mqtt_listen
                     .or(file.mqtt_listen)
                     .unwrap_or_else(|| address(DEFAULT_MQTT_LISTEN)),
@@ -145,10 +131,10 @@ impl Config {
         };
         Ok(Self {
             session_url: session_url(&root_url)?,
-            location: flags.location.or(file.location).unwrap_or_default(),
-            listen: flags.listen.or(file.listen).unwrap_or_else(|| address(DEFAULT_LISTEN)),
+            location: first.location.or(file.location).unwrap_or_default(),
+            listen: first.listen.or(file.listen).unwrap_or_else(|| address(DEFAULT_LISTEN)),
             broker,
-            data_dir: flags.data_dir.or(file.data_dir).unwrap_or(DEFAULT_DATA_DIR.into()),
+            data_dir: first.data_dir.or(file.data_dir).unwrap_or(DEFAULT_DATA_DIR.into()),
             worker_silence: worker_silence(silence.unwrap_or(DEFAULT_WORKER_SILENCE_SECS))?,
             drain_grace,
             name,
@@ -204,23 +190,17 @@ fn drain_grace(secs: f64) -> Result<Duration, ConfigError> {
     }
 }
 
-fn read(path: &Path) -> Result<File, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn flags(arguments: &[&str]) -> Flags {
-        Flags::parse_from(std::iter::once(&"xylem-cluster").chain(arguments))
+    fn flags(arguments: &[&str]) -> Settings {
+        Flags::parse_from(std::iter::once(&"xylem-cluster").chain(arguments)).settings
     }
 
     #[test]
     fn a_flag_beats_the_file_and_the_file_the_default() {
-        let file: File =
+        let file: Settings =
             toml::from_str("name = \"file\"\nlisten = \"127.0.0.1:1\"\nworker_silence_secs = 0.5")
                 .unwrap();
         let config =
@@ -236,7 +216,7 @@ mod tests {
     fn an_external_broker_takes_the_place_of_the_embedded_one() {
         let config = Config::resolve(
             flags(&["--name", "edge", "--mqtt-url", "mqtt://user:secret@broker:1884"]),
-            File::default(),
+            Settings::default(),
         )
         .unwrap();
         let Broker::External { options } = &config.broker else { panic!("{config:?}") };
@@ -247,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_refused() {
-        let resolve = |arguments: &[&str]| Config::resolve(flags(arguments), File::default());
+        let resolve = |arguments: &[&str]| Config::resolve(flags(arguments), Settings::default());
         assert!(matches!(resolve(&[]), Err(ConfigError::NoName)));
         for url in ["", "root:10000", "https://root", "http://", "http://root/api"] {
             let refused = resolve(&["--name", "n", "--root-url", url]);
@@ -267,6 +247,6 @@ mod tests {
         }
         let at_once = resolve(&["--name", "n", "--drain-grace-secs", "0"]).unwrap();
         assert_eq!(at_once.drain_grace, Duration::ZERO);
-        assert!(toml::from_str::<File>("nmae = \"edge\"").is_err());
+        assert!(toml::from_str::<Settings>("nmae = \"edge\"").is_err());
     }
 }

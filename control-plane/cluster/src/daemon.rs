@@ -23,6 +23,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
+use xylem_daemon::Chain;
 use xylem_store::{OpenError, Store, StoreError};
 use xylem_types::{node::Node, session::FromCluster};
 
@@ -34,7 +35,7 @@ use crate::{
     message::Message,
     mqtt::{self, BrokerEvent, Publisher},
     records,
-    session::{self, RootEvent, chain},
+    session::{self, RootEvent},
     summary::{Summary, Traffic},
 };
 
@@ -264,7 +265,7 @@ impl Owner {
             BrokerEvent::NotUnderstood(error) => {
                 self.traffic.mqtt_received += 1;
                 self.traffic.mqtt_not_understood += 1;
-                tracing::warn!(error = %chain(&error), "message of a worker not understood");
+                tracing::warn!(error = %Chain(&error), "message of a worker not understood");
             }
         }
     }

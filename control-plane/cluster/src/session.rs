@@ -13,6 +13,7 @@ use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async_with_config,
     tungstenite::{self, Message, protocol::WebSocketConfig},
 };
+use xylem_daemon::Chain;
 use xylem_types::session::{FromCluster, FromRoot};
 
 use crate::daemon::Input;
@@ -87,7 +88,7 @@ pub(crate) async fn run(url: String, inputs: mpsc::Sender<Input>) {
                 if matches!(end, End::Ending) {
                     return;
                 }
-                tracing::warn!(end = %chain(&end), "session with the root ended, dialling again");
+                tracing::warn!(end = %Chain(&end), "session with the root ended, dialling again");
                 told = true;
                 if inputs.send(Input::Root(RootEvent::Gone)).await.is_err() {
                     return;
@@ -95,7 +96,7 @@ pub(crate) async fn run(url: String, inputs: mpsc::Sender<Input>) {
             }
             Err(end) => {
                 if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%url, reason = %chain(&end), "no session yet, dialling on");
+                    tracing::warn!(%url, reason = %Chain(&end), "no session yet, dialling on");
                 }
             }
         }
@@ -183,20 +184,4 @@ async fn frame(socket: &mut Socket, message: Message) -> Result<(), End> {
         Ok(sent) => sent.map_err(End::Connection),
         Err(_) => Err(End::Stuck),
     }
-}
-
-/// An error with all its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some libraries say the cause in the error itself.
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

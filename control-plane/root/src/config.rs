@@ -1,13 +1,10 @@
 //! Settings: flag, else environment, else file, else default.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::Parser;
+use clap::{Args, Parser};
 use serde::Deserialize;
+use xylem_daemon::settings::{self, FileError};
 
 const DEFAULT_LISTEN: &str = "0.0.0.0:10000";
 const DEFAULT_DATA_DIR: &str = "/var/lib/xylem/root";
@@ -17,6 +14,18 @@ const DEFAULT_CLUSTER_STALE_SECS: u64 = 15;
 #[derive(Debug, Parser)]
 #[command(name = "xylem-root", version)]
 pub struct Flags {
+    /// TOML file with these settings, named like the flags with underscores, as in
+    /// `listen = "127.0.0.1:10000"`
+    #[arg(long, env = "XYLEM_ROOT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// What can be set, everywhere under the same name; nothing here has its default yet.
+#[derive(Args, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
     /// Address and port of the REST API and of the clusters' sessions [default: 0.0.0.0:10000]
     #[arg(long, env = "XYLEM_ROOT_LISTEN")]
     listen: Option<SocketAddr>,
@@ -29,18 +38,6 @@ pub struct Flags {
     /// Password of the user Admin, made at the first start; later ones ignore it. On the command
     /// line, everybody who can list processes sees it [default: Admin]
     #[arg(long, env = "XYLEM_ADMIN_PASSWORD", hide_env_values = true)]
-    admin_password: Option<String>,
-    /// TOML file with the same settings, as in `listen = "127.0.0.1:10000"`
-    #[arg(long, env = "XYLEM_ROOT_CONFIG")]
-    config: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    listen: Option<SocketAddr>,
-    data_dir: Option<PathBuf>,
-    cluster_stale_secs: Option<u64>,
     admin_password: Option<String>,
 }
 
@@ -67,10 +64,8 @@ impl std::fmt::Debug for Config {
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read {}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{} is not a valid configuration", path.display())]
-    Parse { path: PathBuf, source: toml::de::Error },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("cluster_stale_secs must be at least 1: clusters report every few seconds")]
     AlwaysStale,
 }
@@ -79,46 +74,39 @@ impl Config {
     /// # Errors
     /// When the file that is named cannot be read or has unknown keys, or a value makes no sense.
     pub fn load(flags: Flags) -> Result<Self, ConfigError> {
-        let file = match &flags.config {
-            Some(path) => read(path)?,
-            None => File::default(),
-        };
-        let config = Self::resolve(flags, file);
+        let file = settings::read(flags.config.as_deref())?;
+        let config = Self::resolve(flags.settings, file);
         if config.cluster_stale_after.is_zero() {
             return Err(ConfigError::AlwaysStale);
         }
         Ok(config)
     }
 
-    fn resolve(flags: Flags, file: File) -> Self {
+    fn resolve(first: Settings, file: Settings) -> Self {
         let default_listen = DEFAULT_LISTEN.parse().expect("the constant is an address");
-        let stale = flags.cluster_stale_secs.or(file.cluster_stale_secs);
+        let stale = first.cluster_stale_secs.or(file.cluster_stale_secs);
         Self {
-            listen: flags.listen.or(file.listen).unwrap_or(default_listen),
-            data_dir: flags.data_dir.or(file.data_dir).unwrap_or(DEFAULT_DATA_DIR.into()),
+            listen: first.listen.or(file.listen).unwrap_or(default_listen),
+            data_dir: first.data_dir.or(file.data_dir).unwrap_or(DEFAULT_DATA_DIR.into()),
             cluster_stale_after: Duration::from_secs(stale.unwrap_or(DEFAULT_CLUSTER_STALE_SECS)),
-            admin_password: flags.admin_password.or(file.admin_password),
+            admin_password: first.admin_password.or(file.admin_password),
         }
     }
 }
 
-fn read(path: &Path) -> Result<File, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
-    fn flags(arguments: &[&str]) -> Flags {
-        Flags::parse_from(std::iter::once(&"xylem-root").chain(arguments))
+    fn flags(arguments: &[&str]) -> Settings {
+        Flags::parse_from(std::iter::once(&"xylem-root").chain(arguments)).settings
     }
 
     #[test]
     fn a_flag_beats_the_file_and_the_file_the_default() {
-        let file: File = toml::from_str(
+        let file: Settings = toml::from_str(
             "listen = \"127.0.0.1:1\"\ncluster_stale_secs = 3\ndata_dir = \"/from/file\"",
         )
         .unwrap();
@@ -126,15 +114,12 @@ mod tests {
         assert_eq!(config.listen, "127.0.0.1:1".parse().unwrap());
         assert_eq!(config.data_dir, Path::new("/from/flag"));
         assert_eq!(config.cluster_stale_after, Duration::from_secs(3));
-        let config = Config::resolve(flags(&[]), File::default());
+        let config = Config::resolve(flags(&[]), Settings::default());
         assert_eq!(config.listen, DEFAULT_LISTEN.parse().unwrap());
     }
 
     #[test]
     fn an_unknown_key_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("root.toml");
-        std::fs::write(&path, "lisen = \"127.0.0.1:1\"").unwrap();
-        assert!(matches!(read(&path), Err(ConfigError::Parse { .. })));
+        assert!(toml::from_str::<Settings>("lisen = \"127.0.0.1:1\"").is_err());
     }
 }

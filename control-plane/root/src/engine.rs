@@ -12,6 +12,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
+use xylem_daemon::Chain;
 use xylem_store::{Store, StoreError};
 use xylem_types::session::FromRoot;
 
@@ -82,7 +83,7 @@ impl Engine {
             let mut owner =
                 Owner { state, store, senders: HashMap::new(), last_session: 0, started };
             if let Err(source) = owner.run(queue) {
-                failed.send_replace(Some(EngineFailure { reason: chain(&source) }));
+                failed.send_replace(Some(EngineFailure { reason: Chain(&source).to_string() }));
             }
         })?;
         Ok((Self { commands }, failure))
@@ -213,18 +214,6 @@ impl Owner {
             }
         }
     }
-}
-
-/// An error with all its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

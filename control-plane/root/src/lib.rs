@@ -19,6 +19,7 @@ use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 use axum::Router;
 use tokio::{net::TcpListener, sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use xylem_daemon::Chain;
 use xylem_store::{OpenError, Store, StoreError};
 
 pub use config::{Config, ConfigError, Flags};
@@ -82,7 +83,7 @@ impl Root {
         let opening = tokio::task::spawn_blocking(move || {
             let store = Store::open(&path, persist::schema())?;
             let tables = persist::load(&store)
-                .map_err(|error| RootError::Load { path, reason: engine::chain(&error) })?;
+                .map_err(|error| RootError::Load { path, reason: Chain(&error).to_string() })?;
             let auth = auth::Auth::open(&store).map_err(RootError::Prepare)?;
             let mut state = State::new(tables, settings);
             // Written with the first change, or given again at the next start.
@@ -169,7 +170,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Root
 
 /// Makes the user Admin when there is no user yet.
 async fn first_user(engine: &Engine, password: Option<String>) -> Result<(), RootError> {
-    let failed = |error: &dyn std::error::Error| RootError::FirstUser(engine::chain(error));
+    let failed =
+        |error: &(dyn std::error::Error + 'static)| RootError::FirstUser(Chain(error).to_string());
     let users = engine.ask(|state, _| Ok(state.users.len())).await.map_err(|e| failed(&e))?;
     if users > 0 {
         return Ok(());

@@ -23,12 +23,13 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use xylem_daemon::Chain;
 use xylem_types::session::{FromCluster, FromRoot, SESSION_VERSION};
 
 use crate::{
     api::Api,
     core::cluster::Hello,
-    engine::{Attached, Engine, chain},
+    engine::{Attached, Engine},
 };
 
 /// Largest message: a snapshot of some ten thousand instances.
@@ -86,7 +87,7 @@ async fn run(api: Api, peer: SocketAddr, socket: WebSocket) {
     let hello = match reader.next().await {
         Ok(message) => hello(message, peer),
         Err(end) => {
-            tracing::debug!(%peer, end = %chain(&end), "connection ended before a session began");
+            tracing::debug!(%peer, end = %Chain(&end), "connection ended before a session began");
             return;
         }
     };
@@ -117,7 +118,7 @@ async fn run(api: Api, peer: SocketAddr, socket: WebSocket) {
             state.detach(session, now);
         })
         .await;
-    tracing::info!(cluster.id = cluster_id, session, end = %chain(&end), "session has ended");
+    tracing::info!(cluster.id = cluster_id, session, end = %Chain(&end), "session has ended");
 }
 
 /// What the first message must be, or why the session is not accepted.

@@ -20,6 +20,7 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use xylem_daemon::Chain;
 use xylem_types::{
     instance::InstanceStatus,
     mqtt::{InstanceReport, InstanceUsage},
@@ -30,7 +31,6 @@ use self::{
     slot::Slot,
 };
 use crate::{
-    chain::Chain,
     core::{
         id::InstanceId,
         instance::{self, Effect, Event, Phase, Timing},

@@ -12,11 +12,11 @@ use tokio::{
     sync::{Semaphore, mpsc},
     time::sleep,
 };
+use xylem_daemon::Chain;
 use xylem_types::{mqtt::DeployCommand, net_api::DeployResponse};
 
 use super::slot::Slot;
 use crate::{
-    chain::Chain,
     core::{
         id::InstanceId,
         instance::{self, AttachFailure, Event},

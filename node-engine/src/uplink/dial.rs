@@ -11,16 +11,14 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep},
 };
+use xylem_daemon::Chain;
 use xylem_types::mqtt::{ControlError, topic};
 
 use super::{
     Command, Incoming, Receipt,
     cluster::{Cluster, RegisterError, Registration},
 };
-use crate::{
-    chain::Chain,
-    resources::machine::{Identity, Machine},
-};
+use crate::resources::machine::{Identity, Machine};
 
 /// A dead connection is noticed within one and a half times this.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);

@@ -7,13 +7,11 @@ use std::{
     sync::Once,
 };
 
-use node_engine::{
-    chain::Chain,
-    image::{Images, registry::RegistryOptions},
-};
+use node_engine::image::{Images, registry::RegistryOptions};
 use oci_spec::image::Arch;
 use tempfile::TempDir;
 use xattr::FileExt;
+use xylem_daemon::Chain;
 use xylem_types::instance::InstanceStatus;
 
 use crate::support::{

@@ -24,18 +24,16 @@ use nix::{
     },
     unistd::pipe2,
 };
+use xylem_daemon::Chain;
 
 use super::network;
-use crate::{
-    chain::Chain,
-    runtime::{
-        bundle::Bundle,
-        cgroup::Hierarchies,
-        folder::InstanceFolder,
-        seccomp::{Filters, SeccompError},
-        spec::{Kernel, spec},
-        user::{UserError, look_up},
-    },
+use crate::runtime::{
+    bundle::Bundle,
+    cgroup::Hierarchies,
+    folder::InstanceFolder,
+    seccomp::{Filters, SeccompError},
+    spec::{Kernel, spec},
+    user::{UserError, look_up},
 };
 
 /// Bytes of an image's `/etc/passwd` or `/etc/group` that are read.

@@ -26,10 +26,10 @@ use nix::{
     sched::{CloneFlags, unshare},
     unistd::{chdir, setsid},
 };
+use xylem_daemon::Chain;
 
 use self::container::{Container, ContainerError};
 use super::{bundle::Bundle, cgroup::Hierarchies, folder::InstanceFolder, protocol};
-use crate::chain::Chain;
 
 /// All mount options have to fit one page, with a NUL at the end.
 const MOUNT_OPTIONS_MAX: usize = 4095;

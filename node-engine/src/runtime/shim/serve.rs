@@ -20,10 +20,10 @@ use nix::{
     },
     unistd::Pid,
 };
+use xylem_daemon::Chain;
 
 use super::{container::Container, log::Log};
 use crate::{
-    chain::Chain,
     core::outcome::{Exit, ExitKind},
     runtime::{
         bundle::Bundle,

@@ -59,3 +59,23 @@ fn who_asks_for_a_sender_is_told_again_if_it_is_a_peer() {
     bench.says("a", who_is(50104));
     assert_eq!(bench.peers().len(), 1);
 }
+
+#[test]
+fn a_worker_is_reached_over_either_family() {
+    let mut bench = ready(&["a", "b"]);
+    let there: TunnelEndpoint =
+        serde_json::from_str(r#"{"host_ip":"2001:db8::b","host_port":50103}"#).unwrap();
+    let request = SubnetRequest { method: "GET".into(), endpoint: Some(there) };
+    bench.says("b", FromWorker::Subnet(request));
+    let mut lists = bench.take(|body| match body {
+        ToWorker::Peers(peers) => Some(peers.peers.clone()),
+        _ => None,
+    });
+    lists.retain(|(worker, _)| worker == "a");
+    let (_, peers) = lists.pop().unwrap();
+    assert_eq!(peers[0].endpoint, there);
+    let text = serde_json::to_string(&peers[0]).unwrap();
+    assert_eq!(serde_json::from_str::<Peer>(&text).unwrap(), peers[0]);
+    bench.says("a", FromWorker::PeersRequest(PeersRequest { sender: there }));
+    assert_eq!(bench.peers(), [("a".to_owned(), vec!["b".to_owned()])].into());
+}
