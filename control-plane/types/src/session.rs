@@ -84,6 +84,29 @@ pub struct Observed {
     pub logs: String,
 }
 
+impl Observed {
+    /// An instance that is nowhere and uses nothing.
+    pub fn new(key: InstanceKey, generation: Generation, status: InstanceStatus) -> Self {
+        Self {
+            key,
+            generation,
+            status,
+            status_detail: String::new(),
+            worker_id: None,
+            worker_name: String::new(),
+            host_ip: String::new(),
+            host_port: 0,
+            publicip: String::new(),
+            namespace_ip: None,
+            namespace_ip_v6: None,
+            cpu_percent: 0.0,
+            memory_percent: 0.0,
+            disk: 0,
+            logs: String::new(),
+        }
+    }
+}
+
 /// What the cluster offers, summed over its active workers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClusterResources {

@@ -4,7 +4,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::{net::TcpStream, task::JoinHandle};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 use xylem_types::{
-    instance::{Generation, InstanceStatus},
+    instance::InstanceStatus,
     mqtt::{Peer, PeerKind, TunnelEndpoint},
     session::{
         ClusterResources, FromCluster, FromRoot, InstanceKey, Observed, Placement, SESSION_PATH,
@@ -63,7 +63,7 @@ fn answers(message: FromRoot) -> Vec<FromCluster> {
         }
         FromRoot::Deploy(placement) => vec![instance(deployed(*placement))],
         FromRoot::Undeploy { key, generation, .. } => {
-            vec![instance(observed(key, generation, InstanceStatus::Undeployed))]
+            vec![instance(Observed::new(key, generation, InstanceStatus::Undeployed))]
         }
         FromRoot::Refused { reason } => panic!("{reason}"),
         _ => Vec::new(),
@@ -79,7 +79,7 @@ fn deployed(Placement { job_id, command, .. }: Placement) -> Observed {
     if command.image == BAD_IMAGE {
         return Observed {
             status_detail: format!("cannot pull {BAD_IMAGE}: no such image"),
-            ..observed(key, command.generation, InstanceStatus::Failed)
+            ..Observed::new(key, command.generation, InstanceStatus::Failed)
         };
     }
     let host = u8::try_from(command.instance_number % 60).unwrap();
@@ -90,27 +90,7 @@ fn deployed(Placement { job_id, command, .. }: Placement) -> Observed {
         host_port: 50103,
         namespace_ip: Some([10, 18, 0, 2 + host].into()),
         logs: format!("hello of {}\n", command.instance_number),
-        ..observed(key, command.generation, InstanceStatus::Running)
-    }
-}
-
-fn observed(key: InstanceKey, generation: Generation, status: InstanceStatus) -> Observed {
-    Observed {
-        key,
-        generation,
-        status,
-        status_detail: String::new(),
-        worker_id: None,
-        worker_name: String::new(),
-        host_ip: String::new(),
-        host_port: 0,
-        publicip: String::new(),
-        namespace_ip: None,
-        namespace_ip_v6: None,
-        cpu_percent: 0.0,
-        memory_percent: 0.0,
-        disk: 0,
-        logs: String::new(),
+        ..Observed::new(key, command.generation, InstanceStatus::Running)
     }
 }
 

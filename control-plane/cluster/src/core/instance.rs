@@ -207,27 +207,6 @@ impl Instance {
     }
 }
 
-/// What the root sees of an instance that does not exist here (any more).
-pub(super) fn gone(key: InstanceKey, generation: Generation) -> Observed {
-    Observed {
-        key,
-        generation,
-        status: InstanceStatus::Undeployed,
-        status_detail: String::new(),
-        worker_id: None,
-        worker_name: String::new(),
-        host_ip: String::new(),
-        host_port: 0,
-        publicip: String::new(),
-        namespace_ip: None,
-        namespace_ip_v6: None,
-        cpu_percent: 0.0,
-        memory_percent: 0.0,
-        disk: 0,
-        logs: String::new(),
-    }
-}
-
 impl Attachment {
     /// `None` when the message has no namespace IP that can be read.
     pub(super) fn of(event: &NetDeployed) -> Option<Self> {

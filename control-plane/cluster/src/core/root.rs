@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use xylem_types::session::{FromCluster, FromRoot, InstanceKey, Placement, SESSION_VERSION};
+use xylem_types::{
+    instance::InstanceStatus,
+    session::{FromCluster, FromRoot, InstanceKey, Observed, Placement, SESSION_VERSION},
+};
 
-use super::{Cluster, Effect, Time, instance::gone};
+use super::{Cluster, Effect, Time};
 
 /// How far the session is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,6 +183,10 @@ impl Cluster {
     }
 
     pub(super) fn report_gone(&mut self, key: InstanceKey, generation: u64) {
-        self.tell_root(FromCluster::Instance(Box::new(gone(key, generation))));
+        self.tell_root(FromCluster::Instance(Box::new(Observed::new(
+            key,
+            generation,
+            InstanceStatus::Undeployed,
+        ))));
     }
 }

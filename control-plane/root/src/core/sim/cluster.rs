@@ -52,21 +52,11 @@ impl SimCluster {
         status: InstanceStatus,
     ) -> Observed {
         Observed {
-            key: key.clone(),
-            generation,
-            status,
-            status_detail: String::new(),
             worker_id: Some(self.worker()),
-            worker_name: String::new(),
             host_ip: "192.0.2.1".to_owned(),
             host_port: 50_103,
-            publicip: String::new(),
             namespace_ip: Some(Ipv4Addr::new(10, 18, 0, 2)),
-            namespace_ip_v6: None,
-            cpu_percent: 0.0,
-            memory_percent: 0.0,
-            disk: 0,
-            logs: String::new(),
+            ..Observed::new(key.clone(), generation, status)
         }
     }
 
