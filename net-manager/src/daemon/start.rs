@@ -136,7 +136,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), DaemonEr
     let now = clock::now();
     let settings = Settings { check_sources: config.check_sources, ..Settings::default() };
     let mut worker = Worker::new(me, translation, state.subnet(), &settings, now);
-    worker.set_carried(uplink::carried(&node.uplink, false));
+    uplink::set_carried_at_start(&mut worker, &node.uplink, &before);
     node.take_over(&mut data_path, &mut worker).await?;
     let attached = worker.translation().local().map(|local| local.ifindex).collect();
     socket::start(&mut data_path, config.socket_path, &attached);

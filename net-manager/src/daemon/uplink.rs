@@ -19,8 +19,12 @@ use super::{
 };
 use crate::{
     chain::Chain,
-    core::{translation::Carried, uplink::Uplink},
-    kernel::{bpf::BpfError, clock},
+    core::{
+        translation::Carried,
+        uplink::{Uplink, tunnel_overhead},
+        worker::Worker,
+    },
+    kernel::{bpf::BpfError, clock, netns::IPV6_LEAST_MTU},
 };
 
 /// Why the programs stay where they are.
@@ -49,8 +53,21 @@ pub(super) fn configured(uplink: &Uplink, config: NodeConfig) -> NodeConfig {
 }
 
 /// What this node puts on its uplink.
-pub(super) fn carried(uplink: &Uplink, is_enforced: bool) -> Carried {
+fn carried(uplink: &Uplink, is_enforced: bool) -> Carried {
     Carried { uplink_mtu: uplink.interface.mtu, instance_mtu: uplink.instance_mtu(), is_enforced }
+}
+
+/// Sizes at the start: what the net manager before knew, by the programs' configuration, and what
+/// holds now. Until the instances were looked at, they may be larger.
+pub(super) fn set_carried_at_start(worker: &mut Worker, uplink: &Uplink, before: &NodeConfig) {
+    let own =
+        if before.node_addr.is_unspecified() { before.node_addr_v6 } else { before.node_addr };
+    let (mtu, mtu_before) = (uplink.instance_mtu(), before.instance_mtu);
+    if mtu_before != 0 {
+        let uplink_mtu = mtu_before + tunnel_overhead(&own);
+        worker.set_carried(Carried { uplink_mtu, instance_mtu: mtu_before, is_enforced: true });
+    }
+    worker.set_carried(carried(uplink, mtu < mtu_before || mtu < IPV6_LEAST_MTU));
 }
 
 impl Daemon {

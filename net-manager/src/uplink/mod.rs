@@ -296,7 +296,9 @@ impl Connection {
     /// From where a connection to the broker would leave now, as far as that is known in time.
     async fn source_now(&self) -> Option<IpAddr> {
         let find = async || -> io::Result<Option<IpAddr>> {
-            let mut found = lookup_host((self.broker.host.as_str(), self.broker.port)).await?;
+            // As the client looks for it: an IPv6 address may be in brackets.
+            let Broker { host, port, .. } = &self.broker;
+            let mut found = lookup_host(format!("{host}:{port}")).await?;
             let Some(broker) = found.next() else { return Ok(None) };
             let any = if broker.is_ipv4() {
                 IpAddr::V4(Ipv4Addr::UNSPECIFIED)
