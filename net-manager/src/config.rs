@@ -325,6 +325,16 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_reached_over_either_family() {
+        for text in ["192.0.2.1", "2001:db8::1"] {
+            let file = toml::from_str(&format!("node_address = \"{text}\"")).unwrap();
+            let config = Settings::default().resolve(file).unwrap();
+            assert_eq!(config.node_address.unwrap().to_string(), text);
+        }
+        toml::from_str::<Settings>("node_address = \"eth0\"").unwrap_err();
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         toml::from_str::<Settings>("tunel_port = 1").unwrap_err();
         let none = Settings { max_flows: Some(0), ..Settings::default() };

@@ -348,6 +348,89 @@ fn the_session_moves_with_the_address() {
     });
 }
 
+#[test]
+fn a_node_of_the_ipv6_world_announces_and_probes_over_it() {
+    on_a_new_host(|host| async move {
+        let elsewhere = outside().await;
+        ip(&format!("address del {NODE_ADDRESS}/24 dev uplink"));
+        let socket = elsewhere.run(|| UdpSocket::bind((OUTSIDE_V6, 50103)).unwrap()).await;
+        accept_without_checksum(&socket);
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let cluster = Cluster::start().await;
+        cluster.declare(WEB, [10, 30, 0, 1], &[(0, WEB_0)]);
+        cluster.declare(FAR, [10, 30, 1, 1], &[(0, FAR_0)]);
+        cluster.place(FAR, 0, [10, 18, 7, 2], OUTSIDE);
+        {
+            let mut state = cluster.state.lock().unwrap();
+            let deployed = &mut state.services.get_mut(FAR).unwrap().deployed;
+            deployed.get_mut(&0).unwrap().host_ip = OUTSIDE_V6.to_string();
+        }
+        let manager = host.start().await;
+        manager.register().await;
+        let client = Process::start().await;
+        manager.deploy(WEB, 0, &client).await;
+        let endpoints = cluster.state.lock().unwrap().endpoints.clone();
+        assert!(endpoints.iter().all(|endpoint| endpoint.host_ip == NODE_V6), "{endpoints:?}");
+        let config = host.maps().config().unwrap();
+        assert_eq!((config.node_addr, config.node_addr_v6), (Addr::UNSPECIFIED, NODE_V6.into()));
+        assert_eq!(sizes(&host, &client).await, [1402; 3], "48 bytes less than the uplink");
+
+        let dial =
+            || UdpSocket::bind("0.0.0.0:0")?.send_to(b"hello", (Ipv4Addr::from(FAR_0), PORT));
+        client.run(dial).await.unwrap();
+        let peer = wait_for("peer with its next hop", || async {
+            let nodes = host.maps().nodes().unwrap();
+            match nodes.into_iter().find(|(_, node)| node.addr == OUTSIDE_V6.into()) {
+                Some((_, node)) if node.next_hop_until_ns != 0 => Ok(node),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        assert_eq!(peer.mtu, 0, "as large as an instance sends");
+        let source = host.netlink.get(UPLINK).await.unwrap().mac;
+        let macs: Vec<u8> = peer.macs.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert_eq!(macs[6..], source);
+        let received = tokio::task::spawn_blocking(move || socket.recv_from(&mut [0; 256]));
+        let (_, from) = received.await.unwrap().unwrap();
+        assert_eq!(from, SocketAddr::from((NODE_V6, 50103)));
+
+        // With an IPv4 address it is of that world again, where older nodes are.
+        ip(&format!("address add {NODE_ADDRESS}/24 dev uplink"));
+        wait_for("announcement", || async {
+            let endpoints = cluster.state.lock().unwrap().endpoints.clone();
+            match endpoints.last() {
+                Some(endpoint) if endpoint.host_ip == NODE_ADDRESS => Ok(()),
+                _ => Err(format!("{endpoints:?}")),
+            }
+        })
+        .await;
+        wait_sizes(&host, &client, [1422; 3]).await;
+        let nodes = host.maps().nodes().unwrap();
+        let (_, peer) = nodes.iter().find(|(_, node)| node.addr == OUTSIDE_V6.into()).unwrap();
+        assert_eq!(peer.mtu, 1402, "the larger headers of the way there");
+        manager.stop().await;
+    });
+}
+
+/// Probes leave without checksums, which only who asks for it gets over IPv6.
+fn accept_without_checksum(socket: &UdpSocket) {
+    use std::os::fd::AsRawFd;
+
+    use nix::libc;
+    let on: libc::c_int = 1;
+    // SAFETY: the socket is open, and the option is an int of the size given.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_NO_CHECK6_RX,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    assert_eq!(set, 0);
+}
+
 fn nodad(address: IpAddr) -> &'static str {
     if address.is_ipv6() { " nodad" } else { "" }
 }

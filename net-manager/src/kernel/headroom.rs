@@ -1,12 +1,14 @@
 //! Room in front of the packets of instances for the tunnel's headers.
 //!
 //! What an instance sends has 16 to 32 bytes in front of its IP header, and the tunnel's headers
-//! need 28 more than the Ethernet header: for every datagram the kernel would copy the packet to a
-//! larger buffer. How much room a socket leaves is told by the interface it sends through
+//! need 28 (over IPv6, 48) more than the Ethernet header: for every datagram the kernel would copy
+//! the packet to a larger buffer. How much room a socket leaves is told by the interface it sends through
 //! (`needed_headroom`), which a veth takes over from whatever its other end is a port of
 //! (`ndo_set_rx_headroom`, kernel commits 871b642adebe and 163e529200af), and a bridge asks of its
 //! ports what the neediest of them needs. So the host ends become ports of a bridge that has a
-//! VXLAN port, which needs 50 bytes.
+//! VXLAN port, which needs 50 bytes: a socket then leaves 80 in front of the IP header
+//! (`LL_RESERVED_SPACE`: 14 and 50, and up to the next multiple of 16), and the Ethernet header and
+//! either tunnel's headers leave 18 or more of them free.
 //!
 //! Bridge and VXLAN interface stay down for ever: nothing is forwarded, no socket is opened. What a
 //! program does not take is dropped there.

@@ -6,7 +6,7 @@
 //! had them, and they arrive through the event ring.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     os::fd::AsRawFd,
@@ -104,10 +104,16 @@ pub async fn run(
     let probes = Probes::new(Settings::default(), Secret::new(secret));
     let targets = BTreeMap::new();
     let reporter = Reporter::default();
-    let sockets = Vec::new();
-    Prober { probes, targets, reporter, sockets, found, losses_due: Duration::ZERO }
-        .run(assignments, replies)
-        .await;
+    let prober = Prober {
+        probes,
+        targets,
+        reporter,
+        sockets: Vec::new(),
+        out_of_reach: BTreeSet::new(),
+        found,
+        losses_due: Duration::ZERO,
+    };
+    prober.run(assignments, replies).await;
     Ok(())
 }
 
@@ -117,6 +123,8 @@ struct Prober {
     targets: Targets,
     reporter: Reporter,
     sockets: Vec<(SocketAddr, UdpSocket)>,
+    /// Those of which that was said.
+    out_of_reach: BTreeSet<PeerAddr>,
     found: Arc<Found>,
     losses_due: Duration,
 }
@@ -148,8 +156,9 @@ impl Prober {
                         retry = Some(Instant::now() + RETRY);
                     }
                 }
-                // Without probes every node counts as up.
                 let mut targets = assignment.targets;
+                self.leave_out_of_reach(&assignment.me, &mut targets);
+                // Without probes every node counts as up.
                 targets.retain(|_, target| self.socket_to(target.addr).is_some());
                 self.aim(targets);
             }
@@ -192,6 +201,31 @@ impl Prober {
             }
         }
         failure.map_or(Ok(()), Err)
+    }
+
+    /// A node of a family of which this one has no address cannot be reached, whatever it answers.
+    fn leave_out_of_reach(&mut self, me: &[SocketAddr], targets: &mut Targets) {
+        let mut out_of_reach = BTreeSet::new();
+        targets.retain(|id, target| {
+            let peer = target.addr;
+            let is_in_reach = me.iter().any(|own| own.is_ipv4() == peer.addr.is_v4());
+            let was_in_reach = !self.out_of_reach.contains(&peer);
+            if was_in_reach && !is_in_reach {
+                warn!(
+                    ?peer,
+                    "a node cannot be reached: this one has no address of that family; give its \
+                     uplink one, or give both an address of one family (--node-address)"
+                );
+            }
+            if !(was_in_reach && is_in_reach) {
+                self.found.tell(*id, Path { addr: peer, is_up: is_in_reach, rtt: None });
+            }
+            if !is_in_reach {
+                out_of_reach.insert(peer);
+            }
+            is_in_reach
+        });
+        self.out_of_reach = out_of_reach;
     }
 
     /// The socket of the peer's family.
@@ -328,5 +362,89 @@ async fn until(deadline: Option<Duration>) {
     match deadline {
         Some(deadline) => sleep(deadline.saturating_sub(clock::now())).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use tokio::time::timeout;
+    use zerocopy::FromBytes;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// A peer on the loopback interface, which takes datagrams without checksums as well.
+    async fn peer(ip: IpAddr) -> UdpSocket {
+        let socket = UdpSocket::bind((ip, 0)).await.unwrap();
+        if ip.is_ipv6() {
+            let on: libc::c_int = 1;
+            // SAFETY: the socket is open, and the option is an int of the size given.
+            let set = unsafe {
+                libc::setsockopt(
+                    socket.as_raw_fd(),
+                    libc::SOL_UDP,
+                    libc::UDP_NO_CHECK6_RX,
+                    (&raw const on).cast(),
+                    size_of_val(&on) as libc::socklen_t,
+                )
+            };
+            assert_eq!(set, 0);
+        }
+        socket
+    }
+
+    fn target(address: SocketAddr) -> Target {
+        let addr = PeerAddr { addr: address.ip().into(), port: address.port() };
+        Target { addr, must_answer: false }
+    }
+
+    /// An address with a port that nobody has.
+    async fn free(ip: IpAddr) -> SocketAddr {
+        UdpSocket::bind((ip, 0)).await.unwrap().local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_node_is_probed_over_its_family_or_out_of_reach() {
+        let families: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let peers = [peer(families[0]).await, peer(families[1]).await];
+        let targets = || {
+            let addresses = peers.iter().map(|peer| target(peer.local_addr().unwrap()));
+            (1..).zip(addresses).collect::<Targets>()
+        };
+        let v6_only =
+            Assignment { me: vec![free(families[1]).await], uplink: 1, targets: targets() };
+        let me = vec![free(families[0]).await, free(families[1]).await];
+        let (assignments, assigned) = watch::channel(v6_only);
+        let (_replies, no_replies) = mpsc::channel(1);
+        let found = Arc::new(Found::default());
+        let _prober = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(run(
+            assigned,
+            no_replies,
+            Arc::clone(&found),
+        )));
+        let probed = async |peer: &UdpSocket| {
+            let mut buffer = [0; 128];
+            let (len, from) =
+                timeout(PATIENCE, peer.recv_from(&mut buffer)).await.unwrap().unwrap();
+            let probe = Probe::read_from_bytes(&buffer[..len]).unwrap();
+            assert_eq!((probe.magic, probe.kind), (Probe::MAGIC, Probe::REQUEST));
+            from
+        };
+        let told = async || timeout(PATIENCE, found.take()).await.unwrap();
+        let paths = told().await;
+        assert_eq!(paths.keys().collect::<Vec<_>>(), [&1], "the other counts as up");
+        assert!(!paths[&1].is_up);
+        probed(&peers[1]).await;
+        assert!(peers[0].try_recv(&mut [0; 9]).is_err(), "nothing leaves for it");
+
+        // The node gets an address of the other family as well.
+        assignments.send_modify(|assignment| assignment.me = me.clone());
+        assert!(told().await[&1].is_up);
+        for (peer, me) in peers.iter().zip(me) {
+            while probed(peer).await != me {}
+        }
     }
 }
