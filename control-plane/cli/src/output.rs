@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::table::Table;
 
@@ -35,6 +35,30 @@ pub(crate) fn list<T: Serialize>(
 /// Those of the writer.
 pub(crate) fn json<T: Serialize + ?Sized>(out: &mut impl Write, value: &T) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
+}
+
+/// A list whose items are made as they are written.
+///
+/// # Errors
+/// Those of the writer.
+pub(crate) fn json_each<T: Serialize>(
+    out: &mut impl Write,
+    items: impl Iterator<Item = T>,
+) -> io::Result<()> {
+    serde_json::Serializer::pretty(&mut *out).collect_seq(items)?;
+    writeln!(out)
+}
+
+/// As [`json_each`], in one line.
+///
+/// # Errors
+/// Those of the writer.
+pub(crate) fn json_line_each<T: Serialize>(
+    out: &mut impl Write,
+    items: impl Iterator<Item = T>,
+) -> io::Result<()> {
+    serde_json::Serializer::new(&mut *out).collect_seq(items)?;
     writeln!(out)
 }
 

@@ -1,59 +1,109 @@
 //! Tables for people: aligned, borderless, UPPERCASE headers, the same on a terminal and in a
 //! pipe, so that `grep` and `awk` see what people see.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
-use comfy_table::{CellAlignment, ContentArrangement, presets};
+use unicode_width::UnicodeWidthStr;
 
 /// Stands in a cell that has nothing to say, so that columns can be counted.
 pub(crate) const NOTHING: &str = "-";
 
+/// Between two columns.
+const GAP: &str = "   ";
+
 /// Rows under headers. Every row must have as many cells as there are headers.
 #[derive(Debug)]
 pub(crate) struct Table {
-    inner: comfy_table::Table,
-    columns: usize,
+    columns: Columns,
+    rows: Vec<Vec<String>>,
+}
+
+/// What stands above the rows.
+#[derive(Clone, Debug)]
+pub(crate) struct Columns {
+    headers: Vec<&'static str>,
+    /// Columns, counted from 0, that are aligned to the right: numbers that are compared.
+    right: Vec<usize>,
+}
+
+impl Columns {
+    pub(crate) fn new(headers: &[&'static str], right: &[usize]) -> Self {
+        Self { headers: headers.to_vec(), right: right.to_vec() }
+    }
+
+    /// Writes a table whose rows are made twice, to find how wide they are and to write them,
+    /// because there may be more of them than should be held at once.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub(crate) fn write<R, I>(&self, out: &mut impl Write, rows: impl Fn() -> I) -> io::Result<()>
+    where
+        R: AsRef<[String]>,
+        I: Iterator<Item = R>,
+    {
+        let mut widths: Vec<usize> = self.headers.iter().map(|header| header.width()).collect();
+        for row in rows() {
+            let cells = row.as_ref();
+            debug_assert_eq!(cells.len(), widths.len(), "one cell a header");
+            for (width, cell) in widths.iter_mut().zip(cells) {
+                *width = (*width).max(shown(cell).width());
+            }
+        }
+        let mut line = String::new();
+        let headers = self.headers.iter().map(|header| Cow::Borrowed(*header));
+        self.write_line(out, &widths, &mut line, headers)?;
+        for row in rows() {
+            self.write_line(out, &widths, &mut line, row.as_ref().iter().map(|cell| shown(cell)))?;
+        }
+        Ok(())
+    }
+
+    fn write_line<'a>(
+        &self,
+        out: &mut impl Write,
+        widths: &[usize],
+        line: &mut String,
+        cells: impl Iterator<Item = Cow<'a, str>>,
+    ) -> io::Result<()> {
+        line.clear();
+        for (index, (width, cell)) in widths.iter().zip(cells).enumerate() {
+            if index > 0 {
+                line.push_str(GAP);
+            }
+            let pad = width.saturating_sub(cell.width());
+            let (before, after) = if self.right.contains(&index) { (pad, 0) } else { (0, pad) };
+            line.extend(std::iter::repeat_n(' ', before));
+            line.push_str(&cell);
+            line.extend(std::iter::repeat_n(' ', after));
+        }
+        writeln!(out, "{}", line.trim_end())
+    }
 }
 
 impl Table {
-    pub(crate) fn new<const N: usize>(headers: [&str; N]) -> Self {
-        let mut inner = comfy_table::Table::new();
-        // A table as wide as its content does not change with the width of the terminal.
-        inner
-            .load_style(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Disabled)
-            .set_header(headers);
-        for column in inner.column_iter_mut() {
-            column.set_padding((0, 3));
-        }
-        Self { inner, columns: N }
+    pub(crate) fn new<const N: usize>(headers: [&'static str; N]) -> Self {
+        Self { columns: Columns::new(&headers, &[]), rows: Vec::new() }
     }
 
     /// Aligns these columns, counted from 0, to the right: for numbers that are compared.
     pub(crate) fn right_aligned(mut self, columns: &[usize]) -> Self {
-        for &index in columns {
-            if let Some(column) = self.inner.column_mut(index) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
+        self.columns.right = columns.to_vec();
         self
     }
 
     /// Adds a row. An empty cell becomes [`NOTHING`]; control characters, which an SLA or a
     /// worker may have put into a name, and which would move the cursor, become spaces.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let cells: Vec<String> = cells.into_iter().map(|cell| shown(&cell)).collect();
-        debug_assert_eq!(cells.len(), self.columns, "one cell a header");
-        self.inner.add_row(cells);
+        self.rows.push(cells.into_iter().collect());
     }
 
     /// # Errors
     /// Those of the writer.
     pub(crate) fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
-        for line in self.inner.lines() {
-            writeln!(out, "{}", line.trim_end())?;
-        }
-        Ok(())
+        self.columns.write(out, || self.rows.iter())
     }
 }
 
@@ -79,12 +129,16 @@ impl Facts {
     }
 }
 
-fn shown(cell: &str) -> String {
+/// What stands in the table for a cell.
+fn shown(cell: &str) -> Cow<'_, str> {
     let cell = cell.trim();
     if cell.is_empty() {
-        return NOTHING.to_owned();
+        return NOTHING.into();
     }
-    cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    if cell.chars().any(char::is_control) {
+        return cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    }
+    cell.into()
 }
 
 #[cfg(test)]
@@ -108,6 +162,14 @@ mod tests {
              edge               4   active\n\
              far-away-site    128   -\n"
         );
+    }
+
+    #[test]
+    fn wide_characters_take_the_room_that_they_have_on_a_terminal() {
+        let mut table = Table::new(["NAME", "N"]);
+        table.row(["\u{6771}\u{4eac}\u{90fd}".into(), "1".into()]);
+        table.row(["abcdef".into(), "2".into()]);
+        assert_eq!(rendered(&table), "NAME     N\n\u{6771}\u{4eac}\u{90fd}   1\nabcdef   2\n");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The two entries of a flow have different keys, and the key of the one cannot always be told
 //! from the other; but both name the same ends, and so they find one another.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use net_common::{
     Addr, Flow, FlowKey,
@@ -22,19 +22,36 @@ pub(super) fn is_echo(proto: u32) -> bool {
     proto == ICMP || proto == ICMPV6
 }
 
+/// An address and a port, in little room: there may be millions of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct End {
+    addr: Addr,
+    port: u16,
+}
+
+impl End {
+    pub(super) fn ip(self) -> IpAddr {
+        self.addr.to_ip()
+    }
+
+    pub(super) fn socket(self) -> SocketAddr {
+        SocketAddr::new(self.ip(), self.port)
+    }
+}
+
 /// Who talks to whom. Ports are 0 for ICMP echo, but for the client's, which is the identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ends {
     pub(super) proto: u32,
     /// Namespace IP of a client that runs here, instance IP of one that runs elsewhere, and the
     /// address of one outside of the overlay.
-    pub(super) client: SocketAddr,
+    pub(super) client: End,
     /// The service IP, the instance IP, or this node's published port; of a client on another
     /// node, that node alone knows it.
-    pub(super) dialled: Option<SocketAddr>,
+    pub(super) dialled: Option<End>,
     /// Namespace IP of the chosen instance, or the host outside. Answers from another node come
     /// from its instance IP, and this is that one if their entry is the only one.
-    pub(super) backend: SocketAddr,
+    pub(super) backend: End,
     /// The other node, in its id; 0 = both ends are here, [`OUTSIDE`] = one is no instance.
     pub(super) peer: u32,
 }
@@ -43,8 +60,8 @@ pub(super) struct Ends {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Pairing {
     proto: u32,
-    client: SocketAddr,
-    server: SocketAddr,
+    client: End,
+    server: End,
     is_remote_client: bool,
 }
 
@@ -68,15 +85,15 @@ impl Ends {
         // A masqueraded question has another identifier outside, and so has its answer.
         let identifier = if is_reply && !is_remote_client { flow.sport } else { key.local_port };
         let client = if is_echo { (client.0, identifier) } else { client };
-        let socket = |(address, port): (Addr, u16)| {
+        let end = |(addr, port): (Addr, u16)| {
             let port = if is_echo { 0 } else { u16::from_be(port) };
-            SocketAddr::new(address.to_ip(), port)
+            End { addr, port }
         };
         Self {
             proto: key.proto,
-            client: SocketAddr::new(client.0.to_ip(), u16::from_be(client.1)),
-            dialled: dialled.map(socket),
-            backend: socket(backend),
+            client: End { addr: client.0, port: u16::from_be(client.1) },
+            dialled: dialled.map(end),
+            backend: end(backend),
             peer,
         }
     }

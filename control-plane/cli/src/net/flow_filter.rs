@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::{
+    flow_ends::{End, Ends},
     flow_row::{Row, State},
     snapshot::Snapshot,
 };
@@ -79,13 +80,18 @@ pub(super) fn is_name_of(name: &str, wanted: &str) -> bool {
 }
 
 impl Matcher<'_> {
-    pub(super) fn passes(&self, snapshot: &Snapshot, row: &Row<'_>) -> bool {
+    /// Whether the flow of an entry may pass, as far as both its entries say the same of it.
+    pub(super) fn may_pass(&self, ends: &Ends) -> bool {
+        self.filter.proto.is_none_or(|proto| proto.is(ends.proto))
+            && self.filter.src.is_none_or(|net| net.contains(&ends.client.ip()))
+    }
+
+    /// Whether a flow passes whose entries may.
+    pub(super) fn passes(&self, snapshot: &Snapshot, row: &Row) -> bool {
         let filter = self.filter;
         let ends = &row.ends;
         let reached = [ends.dialled, Some(ends.backend)];
-        filter.proto.is_none_or(|proto| proto.is(ends.proto))
-            && filter.state.is_none_or(|state| row.state() == state)
-            && filter.src.is_none_or(|net| net.contains(&ends.client.ip()))
+        filter.state.is_none_or(|state| row.state() == state)
             && filter
                 .dst
                 .is_none_or(|net| reached.into_iter().flatten().any(|end| net.contains(&end.ip())))
@@ -109,8 +115,8 @@ impl Proto {
 impl Order {
     /// The first `limit` flows in this order. Flows that are equal in what counts are in the order
     /// of their ends, so that the same table is shown in the same order.
-    pub(super) fn first(self, rows: &mut Vec<Row<'_>>, limit: Option<usize>) {
-        let key = |row: &Row<'_>| {
+    pub(super) fn first(self, rows: &mut Vec<Row>, limit: Option<usize>) {
+        let key = |row: &Row| {
             let first = match self {
                 Self::Bytes => u64::MAX - row.bytes(),
                 Self::Packets => u64::MAX - row.packets(),
@@ -119,7 +125,9 @@ impl Order {
                 Self::Idle => row.last_seen_ns(),
                 Self::Client => 0,
             };
-            (first, row.ends.client, row.ends.backend, row.ends.dialled, Reverse(row.ends.proto))
+            let Ends { client, backend, dialled, proto, .. } = row.ends;
+            let dialled = dialled.map(End::socket);
+            (first, client.socket(), backend.socket(), dialled, Reverse(proto))
         };
         if let Some(limit) = limit
             && limit < rows.len()

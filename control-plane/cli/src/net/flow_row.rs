@@ -1,21 +1,19 @@
-//! One flow: the two entries that the flow table has of it, side by side.
+//! One flow: what the flow table's two entries say of it, together.
 //!
-//! Nothing is copied or put into words here: a table may hold a million of them, of which a screen
-//! shows thirty.
+//! Nothing is put into words here, and of an entry only what is shown is kept: a table may hold a
+//! million of them, of which a screen shows thirty.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
 use clap::ValueEnum;
+use hashbrown::HashTable;
 use net_common::{
     Flow,
     flow::flags::{CLOSING, CONFIRMED, REPLY, RESET},
 };
 use serde::Serialize;
 
-use super::{
-    flow_ends::{Ends, Pairing},
-    snapshot::Snapshot,
-};
+use super::{flow_ends::Ends, snapshot::Snapshot};
 
 /// How far a flow has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -44,43 +42,85 @@ impl State {
 
 /// What the flow table has of one flow: one entry, or both.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Row<'a> {
+pub(super) struct Row {
     pub(super) ends: Ends,
-    question: Option<&'a Flow>,
-    reply: Option<&'a Flow>,
+    flags: u32,
+    instance: u32,
+    service: u32,
+    /// Packets and bytes.
+    sent: (u64, u64),
+    received: (u64, u64),
+    created_ns: u64,
+    last_seen_ns: u64,
 }
 
-/// The flows of a snapshot, in no order.
-pub(super) fn rows(snapshot: &Snapshot) -> Vec<Row<'_>> {
-    let mut places = HashMap::<Pairing, usize>::with_capacity(snapshot.flows.len() / 2 + 1);
-    let mut rows = Vec::<Row<'_>>::with_capacity(snapshot.flows.len() / 2 + 1);
-    for (key, flow) in &snapshot.flows {
-        let ends = Ends::of(key, flow);
-        let place = *places.entry(ends.pairing()).or_insert_with(|| {
-            rows.push(Row { ends, question: None, reply: None });
-            rows.len() - 1
-        });
-        let row = &mut rows[place];
-        if flow.flags & REPLY == 0 {
-            (row.ends, row.question) = (ends, Some(flow));
-        } else {
-            row.reply = Some(flow);
+/// Brings the two entries of each flow together, in whatever order they come.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    rows: Vec<Row>,
+    /// Indices of `rows`, by what pairs entries: the rows have that themselves.
+    places: HashTable<u32>,
+    hasher: RandomState,
+}
+
+impl Rows {
+    /// Adds an entry, whose ends these are.
+    pub(super) fn add(&mut self, ends: Ends, flow: &Flow) {
+        let Self { rows, places, hasher } = self;
+        let pairing = ends.pairing();
+        let is_same = |place: &u32| rows[*place as usize].ends.pairing() == pairing;
+        let hash = hasher.hash_one(pairing);
+        if let Some(place) = places.find(hash, is_same) {
+            rows[*place as usize].add(ends, flow);
+            return;
         }
+        // No table of flows has room for more than 2³² entries.
+        let place = rows.len() as u32;
+        rows.push(Row::new(ends, flow));
+        let rehash = |place: &u32| hasher.hash_one(rows[*place as usize].ends.pairing());
+        places.insert_unique(hash, place, rehash);
     }
-    rows
+
+    /// In no order.
+    pub(super) fn into_vec(self) -> Vec<Row> {
+        self.rows
+    }
 }
 
-impl<'a> Row<'a> {
-    fn entries(&self) -> impl Iterator<Item = &'a Flow> {
-        self.question.into_iter().chain(self.reply)
+impl Row {
+    fn new(ends: Ends, flow: &Flow) -> Self {
+        let mut row = Self {
+            ends,
+            flags: 0,
+            instance: 0,
+            service: 0,
+            sent: (0, 0),
+            received: (0, 0),
+            created_ns: u64::MAX,
+            last_seen_ns: 0,
+        };
+        row.add(ends, flow);
+        row
     }
 
-    fn flags(&self) -> u32 {
-        self.entries().fold(0, |flags, flow| flags | flow.flags)
+    fn add(&mut self, ends: Ends, flow: &Flow) {
+        let counted = (flow.packets, flow.bytes);
+        if flow.flags & REPLY == 0 {
+            // It knows where the packets go; the answers, only where they come from.
+            (self.ends, self.sent) = (ends, counted);
+        } else {
+            self.received = counted;
+        }
+        self.flags |= flow.flags;
+        let known = |known: u32, told: u32| if known == 0 { told } else { known };
+        self.instance = known(self.instance, flow.instance);
+        self.service = known(self.service, flow.service);
+        self.created_ns = self.created_ns.min(flow.created_ns);
+        self.last_seen_ns = self.last_seen_ns.max(flow.last_seen_ns);
     }
 
     pub(super) fn state(&self) -> State {
-        let flags = self.flags();
+        let flags = self.flags;
         if flags & RESET != 0 {
             State::Reset
         } else if flags & CLOSING != 0 {
@@ -94,39 +134,38 @@ impl<'a> Row<'a> {
 
     /// Id of the instance that it leads to or, to the outside, comes from.
     pub(super) fn instance(&self) -> Option<u32> {
-        self.entries().map(|flow| flow.instance).find(|id| *id != 0)
+        (self.instance != 0).then_some(self.instance)
     }
 
     /// Slot of what was dialled or, where only the client's node knows that, of what was reached.
     pub(super) fn slot(&self, snapshot: &Snapshot) -> u32 {
-        let dialled = self.entries().map(|flow| flow.service).find(|slot| *slot != 0);
         let reached = || Some(snapshot.instances.get(&self.instance()?)?.entry.service);
-        dialled.or_else(reached).unwrap_or(0)
+        if self.service == 0 { reached().unwrap_or(0) } else { self.service }
     }
 
     /// Packets and bytes that the client sent.
     pub(super) fn sent(&self) -> (u64, u64) {
-        self.question.map_or((0, 0), |flow| (flow.packets, flow.bytes))
+        self.sent
     }
 
     /// Packets and bytes that it received.
     pub(super) fn received(&self) -> (u64, u64) {
-        self.reply.map_or((0, 0), |flow| (flow.packets, flow.bytes))
+        self.received
     }
 
     pub(super) fn packets(&self) -> u64 {
-        self.sent().0.saturating_add(self.received().0)
+        self.sent.0.saturating_add(self.received.0)
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.sent().1.saturating_add(self.received().1)
+        self.sent.1.saturating_add(self.received.1)
     }
 
     pub(super) fn created_ns(&self) -> u64 {
-        self.entries().map(|flow| flow.created_ns).min().unwrap_or(0)
+        self.created_ns
     }
 
     pub(super) fn last_seen_ns(&self) -> u64 {
-        self.entries().map(|flow| flow.last_seen_ns).max().unwrap_or(0)
+        self.last_seen_ns
     }
 }

@@ -8,17 +8,19 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use net_common::{Flow, FlowKey};
 use serde::Serialize;
 
 use super::{
+    flow_ends::{End, Ends},
     flow_filter::{Filter, Order},
-    flow_row::{Row, State, rows},
+    flow_row::{Row, Rows, State},
     snapshot::{Snapshot, proto_name},
 };
 use crate::{
     format,
     output::{self, Format},
-    table::Table,
+    table::Columns,
 };
 
 #[derive(Debug, Serialize)]
@@ -48,21 +50,59 @@ pub(crate) struct FlowView {
     pub(super) idle_ms: u64,
 }
 
-/// The flows that pass the filter, in the order asked for, `limit` of them at most.
-pub(crate) fn views(
-    snapshot: &Snapshot,
-    filter: &Filter,
-    order: Order,
-    limit: Option<usize>,
-) -> Vec<FlowView> {
-    let matcher = filter.matcher(snapshot);
-    let mut rows = rows(snapshot);
-    rows.retain(|row| matcher.passes(snapshot, row));
-    order.first(&mut rows, limit);
-    rows.iter().map(|row| view(snapshot, row)).collect()
+/// The flows to be shown. They are put into words one by one, as they are written.
+#[derive(Debug)]
+pub(crate) struct Flows<'a> {
+    snapshot: &'a Snapshot,
+    rows: Vec<Row>,
 }
 
-fn view(snapshot: &Snapshot, row: &Row<'_>) -> FlowView {
+impl<'a> Flows<'a> {
+    /// Those that pass the filter, in the order asked for, `limit` of them at most, of the entries
+    /// that `read` gives.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub(crate) fn choose<E>(
+        snapshot: &'a Snapshot,
+        filter: &Filter,
+        order: Order,
+        limit: Option<usize>,
+        read: impl FnOnce(&mut dyn FnMut(&FlowKey, &Flow)) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let matcher = filter.matcher(snapshot);
+        let mut rows = Rows::default();
+        read(&mut |key, flow| {
+            let ends = Ends::of(key, flow);
+            if matcher.may_pass(&ends) {
+                rows.add(ends, flow);
+            }
+        })?;
+        let mut rows = rows.into_vec();
+        rows.retain(|row| matcher.passes(snapshot, row));
+        order.first(&mut rows, limit);
+        Ok(Self { snapshot, rows })
+    }
+
+    pub(crate) fn views(&self) -> impl Iterator<Item = FlowView> {
+        self.rows.iter().map(|row| view(self.snapshot, row))
+    }
+
+    /// # Errors
+    /// Those of the writer.
+    pub(crate) fn render(&self, out: &mut impl io::Write, format: Format) -> io::Result<()> {
+        if format == Format::Json {
+            return output::json_each(out, self.views());
+        }
+        const HEADERS: [&str; 12] = [
+            "PROTO", "STATE", "CLIENT", "DIALLED", "BACKEND", "SERVICE", "NUMBER", "PEER", "SENT",
+            "RECEIVED", "AGE", "IDLE",
+        ];
+        Columns::new(&HEADERS, &[6]).write(out, || self.views().map(cells))
+    }
+}
+
+fn view(snapshot: &Snapshot, row: &Row) -> FlowView {
     let instance = row.instance().and_then(|id| snapshot.instances.get(&id));
     let since = |then| snapshot.ms_since(then).unwrap_or(0);
     let ((sent_packets, sent_bytes), (received_packets, received_bytes)) =
@@ -70,9 +110,9 @@ fn view(snapshot: &Snapshot, row: &Row<'_>) -> FlowView {
     FlowView {
         proto: proto_name(row.ends.proto),
         state: row.state(),
-        client: row.ends.client,
-        dialled: row.ends.dialled,
-        backend: row.ends.backend,
+        client: row.ends.client.socket(),
+        dialled: row.ends.dialled.map(End::socket),
+        backend: row.ends.backend.socket(),
         service: snapshot.name(row.slot(snapshot)).to_owned(),
         instance_number: instance.map(|known| known.entry.number),
         peer: snapshot.node_name(row.ends.peer),
@@ -85,39 +125,23 @@ fn view(snapshot: &Snapshot, row: &Row<'_>) -> FlowView {
     }
 }
 
-/// # Errors
-/// Those of the writer.
-pub(crate) fn render(
-    out: &mut impl io::Write,
-    format: Format,
-    views: &[FlowView],
-) -> io::Result<()> {
-    output::list(out, format, views, |views| {
-        let mut table = Table::new([
-            "PROTO", "STATE", "CLIENT", "DIALLED", "BACKEND", "SERVICE", "NUMBER", "PEER", "SENT",
-            "RECEIVED", "AGE", "IDLE",
-        ])
-        .right_aligned(&[6]);
-        for view in views {
-            let icmp = view.proto.starts_with("icmp");
-            let end = |end: SocketAddr| if icmp { end.ip().to_string() } else { end.to_string() };
-            table.row([
-                view.proto.clone(),
-                view.state.name().to_owned(),
-                if icmp { icmp_client(view.client) } else { view.client.to_string() },
-                view.dialled.map_or(String::new(), end),
-                end(view.backend),
-                view.service.clone(),
-                view.instance_number.map_or(String::new(), |number| number.to_string()),
-                view.peer.clone(),
-                format::traffic(view.sent_packets, view.sent_bytes),
-                format::traffic(view.received_packets, view.received_bytes),
-                format::milliseconds(view.age_ms),
-                format::milliseconds(view.idle_ms),
-            ]);
-        }
-        table
-    })
+fn cells(view: FlowView) -> [String; 12] {
+    let icmp = view.proto.starts_with("icmp");
+    let end = |end: SocketAddr| if icmp { end.ip().to_string() } else { end.to_string() };
+    [
+        view.proto,
+        view.state.name().to_owned(),
+        if icmp { icmp_client(view.client) } else { view.client.to_string() },
+        view.dialled.map_or(String::new(), end),
+        end(view.backend),
+        view.service,
+        view.instance_number.map_or(String::new(), |number| number.to_string()),
+        view.peer,
+        format::traffic(view.sent_packets, view.sent_bytes),
+        format::traffic(view.received_packets, view.received_bytes),
+        format::milliseconds(view.age_ms),
+        format::milliseconds(view.idle_ms),
+    ]
 }
 
 fn icmp_client(client: SocketAddr) -> String {

@@ -24,12 +24,13 @@ mod tests;
 use std::{io::Write, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use net_maps::PinnedMaps;
+use net_maps::{MapsError, PinnedMaps};
 
 use self::{
     drops::Samples,
     events::Told,
     flow_filter::{Filter, Order},
+    flows::Flows,
     snapshot::Snapshot,
 };
 use crate::{
@@ -111,6 +112,23 @@ struct FlowsArgs {
     watch: Option<u32>,
 }
 
+impl FlowsArgs {
+    /// The flows to be shown; of the rest, nothing is kept.
+    fn choose<'a>(
+        &self,
+        maps: &PinnedMaps,
+        snapshot: &'a Snapshot,
+        limit: Option<usize>,
+    ) -> Result<Flows<'a>, MapsError> {
+        Flows::choose(snapshot, &self.filter, self.sort, limit, |each| {
+            maps.for_each_flow(|key, flow| {
+                each(&key, &flow);
+                Ok(())
+            })
+        })
+    }
+}
+
 /// Flows that a watched terminal shows.
 const WATCHED: usize = 30;
 
@@ -188,20 +206,18 @@ fn flows(
     format: Format,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let views = |limit| {
-        let snapshot = Snapshot { flows: maps.flows()?, ..Snapshot::read(maps)? };
-        anyhow::Ok(flows::views(&snapshot, &args.filter, args.sort, limit))
-    };
     let Some(seconds) = args.watch else {
-        return Ok(flows::render(out, format, &views(args.limit)?)?);
+        let snapshot = Snapshot::read(maps)?;
+        return Ok(args.choose(maps, &snapshot, args.limit)?.render(out, format)?);
     };
     let limit = args.limit.or(watch::redraws(format).then_some(WATCHED));
     let interval = Duration::from_secs(u64::from(seconds.max(1)));
     watch::every(interval, format, out, |shown| {
-        let views = views(limit)?;
+        let snapshot = Snapshot::read(maps)?;
+        let flows = args.choose(maps, &snapshot, limit)?;
         match format {
-            Format::Table => flows::render(shown, format, &views)?,
-            Format::Json => output::json_line(shown, &views)?,
+            Format::Table => flows.render(shown, format)?,
+            Format::Json => output::json_line_each(shown, flows.views())?,
         }
         Ok(())
     })

@@ -6,8 +6,8 @@ use std::{
 };
 
 use net_common::{
-    Addr, Config, Counter, DropReason, Endpoint, Flow, FlowKey, Instance, Node, PeerKey, Policy,
-    Published, PublishedKey, Service, Traffic, flow::OUTSIDE,
+    Addr, Config, Counter, DropReason, Endpoint, Instance, Node, PeerKey, Policy, Published,
+    PublishedKey, Service, Traffic, flow::OUTSIDE,
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,6 @@ pub(crate) struct Snapshot {
     pub(crate) nodes: BTreeMap<u32, Node>,
     pub(crate) peers: Vec<(PeerKey, u32)>,
     pub(crate) endpoints: Vec<(Addr, Endpoint)>,
-    pub(crate) flows: Vec<(FlowKey, Flow)>,
     pub(crate) published: Vec<(PublishedKey, Published)>,
     pub(crate) drops: Vec<(DropReason, Counter)>,
 }

@@ -18,7 +18,8 @@ use super::{
     drops, endpoints, events,
     flow_filter::{Filter, Order, Proto},
     flow_row::State,
-    flows, instances, nodes, published as published_ports, services,
+    flows::Flows,
+    instances, nodes, published as published_ports, services,
     snapshot::{KnownInstance, Snapshot},
 };
 use crate::{output::Format, paint::Paint};
@@ -267,7 +268,6 @@ pub(super) fn snapshot() -> Snapshot {
         .into(),
         peers: vec![(PeerKey { addr: ip([192, 0, 2, 2]), port: 50_103u16.to_be(), _pad: 0 }, 1)],
         endpoints: endpoints_of([(WEB_0_NS, WEB_0, WEB_0_VETH, 1), (CLIENT_NS, [0; 4], 11, 0)]),
-        flows: [&local_flow()[..], &outgoing_flow(), &incoming_ping(), &[half_a_flow()]].concat(),
         drops: vec![
             (DropReason::Truncated, Counter::default()),
             (DropReason::TunnelFragment, counted(1)),
@@ -429,11 +429,36 @@ tunnel-fragment         1      1000 B   A fragment of a tunnel packet: tunnel pa
     assert_eq!(drops::views(&snapshot(), &samples(), true).len(), 3);
 }
 
+fn entries() -> Vec<(FlowKey, Flow)> {
+    [&local_flow()[..], &outgoing_flow(), &incoming_ping(), &[half_a_flow()]].concat()
+}
+
+fn flows<'a>(
+    snapshot: &'a Snapshot,
+    entries: &[(FlowKey, Flow)],
+    filter: &Filter,
+    order: Order,
+    limit: Option<usize>,
+) -> Flows<'a> {
+    let read = |each: &mut dyn FnMut(&FlowKey, &Flow)| -> Result<(), std::convert::Infallible> {
+        entries.iter().for_each(|(key, flow)| each(key, flow));
+        Ok(())
+    };
+    Flows::choose(snapshot, filter, order, limit, read).unwrap()
+}
+
+fn table(flows: &Flows<'_>) -> String {
+    let mut out = Vec::new();
+    flows.render(&mut out, Format::Table).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
 #[test]
 fn flows_are_one_line_for_both_directions() {
-    let views = flows::views(&snapshot(), &Filter::default(), Order::Bytes, None);
+    let snapshot = snapshot();
+    let flows = flows(&snapshot, &entries(), &Filter::default(), Order::Bytes, None);
     assert_eq!(
-        shown!(flows::render, Format::Table, views),
+        table(&flows),
         "\
 PROTO   STATE         CLIENT            DIALLED        BACKEND         SERVICE               NUMBER   PEER              SENT              RECEIVED          AGE     IDLE
 tcp     established   10.18.0.2:40001   10.30.0.1:80   10.18.0.66:80   shop.prod.web.front        1   192.0.2.2:50103   2000 (1.91 MiB)   3000 (2.86 MiB)   1m30s   2s
@@ -446,12 +471,13 @@ udp     opening       10.18.0.2:5353    10.30.0.1:53   10.30.1.1:53    shop.prod
 
 #[test]
 fn flows_are_filtered_and_limited() {
-    let mut snapshot = snapshot();
-    snapshot.flows.extend(from_outside());
-    let clients = |filter: Filter| -> Vec<String> {
-        let mut views = flows::views(&snapshot, &filter, Order::Packets, None);
-        views.drain(..).map(|view| view.client.to_string()).collect()
+    let snapshot = snapshot();
+    let entries = [&entries()[..], &from_outside()].concat();
+    let chosen = |filter: Filter, order, limit| -> Vec<String> {
+        let flows = flows(&snapshot, &entries, &filter, order, limit);
+        flows.views().map(|view| view.client.to_string()).collect()
     };
+    let clients = |filter| chosen(filter, Order::Packets, None);
     let only = Filter::default;
     let net = |text: &str| Some(text.parse().unwrap());
     assert_eq!(clients(Filter { proto: Some(Proto::Udp), ..only() }), ["10.18.0.2:5353"]);
@@ -463,19 +489,17 @@ fn flows_are_filtered_and_limited() {
     assert_eq!(clients(Filter { service: Some("db".into()), ..only() }), [""; 0]);
     assert_eq!(clients(Filter { state: Some(State::Reset), ..only() }), ["203.0.113.5:50000"]);
     assert_eq!(clients(Filter { state: Some(State::Established), ..only() }).len(), 1);
-    let limited = flows::views(&snapshot, &only(), Order::Bytes, Some(2));
-    let most: Vec<_> = limited.iter().map(|view| view.client.to_string()).collect();
+    let most = chosen(only(), Order::Bytes, Some(2));
     assert_eq!(most, ["10.18.0.2:40001", "10.18.0.2:40000"]);
-    let by_client = flows::views(&snapshot, &only(), Order::Client, Some(1));
-    assert_eq!(by_client[0].client.to_string(), "10.18.0.2:5353");
+    assert_eq!(chosen(only(), Order::Client, Some(1)), ["10.18.0.2:5353"]);
 }
 
 #[test]
 fn ways_in_and_out_are_one_line_each() {
-    let flows = [&from_outside()[..], &to_outside()].concat();
-    let snapshot = Snapshot { flows, ..snapshot() };
-    let views = flows::views(&snapshot, &Filter::default(), Order::Client, None);
-    assert_eq!(shown!(flows::render, Format::Table, views), "\
+    let entries = [&from_outside()[..], &to_outside()].concat();
+    let snapshot = snapshot();
+    let flows = flows(&snapshot, &entries, &Filter::default(), Order::Client, None);
+    assert_eq!(table(&flows), "\
 PROTO   STATE     CLIENT              DIALLED          BACKEND          SERVICE               NUMBER   PEER      SENT           RECEIVED     AGE     IDLE
 icmp    opening   10.18.0.3 id 9      203.0.113.5      203.0.113.5      shop.prod.web.front        0   outside   1 (1000 B)     1 (1000 B)   1m30s   2s
 udp     opening   10.18.0.3:5353      203.0.113.5:53   203.0.113.5:53   shop.prod.web.front        0   outside   1 (1000 B)     1 (1000 B)   1m30s   2s
@@ -560,12 +584,11 @@ fn numbers_of_a_newer_layout_stay_numbers() {
     let mut snapshot = snapshot();
     snapshot.services[0].1.policy = 99;
     snapshot.instances.get_mut(&1).unwrap().entry.state = 98;
-    snapshot.flows = vec![(
+    let entries = [(
         key(CLIENT_NS, WEB_IP, (1, 2), CLIENT_VETH, 132),
         Flow { node: 55, ..flow(CLIENT_IP, WEB_1_NS, 1, 0) },
     )];
-    let views = flows::views(&snapshot, &Filter::default(), Order::Bytes, None);
-    let flows = shown!(flows::render, Format::Table, views);
+    let flows = table(&flows(&snapshot, &entries, &Filter::default(), Order::Bytes, None));
     assert!(flows.contains("132") && flows.contains("node 55, not known"), "{flows}");
     let services = shown!(services::render, Format::Table, services::views(&snapshot));
     assert!(services.contains(" 99 "), "{services}");

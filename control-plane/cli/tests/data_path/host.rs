@@ -60,12 +60,17 @@ pub(crate) struct Host {
 
 /// Runs a test on a new node.
 pub(crate) fn on_a_new_host(test: impl FnOnce(Host) + Send + 'static) {
+    on_a_new_host_for(net_common::limits::FLOWS, test);
+}
+
+/// Runs a test on a new node whose flow table has room for so many entries.
+pub(crate) fn on_a_new_host_for(flows: u32, test: impl FnOnce(Host) + Send + 'static) {
     assert!(geteuid().is_root(), "this test makes namespaces and loads BPF programs: run as root");
     let host = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-        test(Host::make());
+        test(Host::make(flows));
     });
     if let Err(panic) = host.join() {
         panic::resume_unwind(panic);
@@ -78,7 +83,7 @@ fn ip(arguments: &str) {
 }
 
 impl Host {
-    fn make() -> Self {
+    fn make(flows: u32) -> Self {
         // Nothing but what a test sends shall be counted.
         fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         ip("link set lo up");
@@ -99,6 +104,7 @@ impl Host {
         let dir = layout_dir(&root);
         fs::create_dir_all(dir.join(LINKS_DIR)).unwrap();
         let mut loader = EbpfLoader::new();
+        loader.map_max_entries("flows", flows);
         for map in MAPS {
             loader.map_pin_path(map, dir.join(map));
         }
@@ -134,7 +140,7 @@ impl Host {
         command.spawn().unwrap()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xylem"));
         command.args(["net", "--bpffs"]).arg(&self.root).args(arguments);
         command
