@@ -4,21 +4,14 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Read, Write},
-    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::{
-    libc::O_NONBLOCK,
-    sys::{
-        signal::{Signal, kill},
-        stat::Mode,
-    },
-    unistd::{Pid, mkfifo},
-};
+use nix::{libc::O_NONBLOCK, sys::stat::Mode, unistd::mkfifo};
 use xylem_tests::wait::wait_for;
 
 use crate::tool::Tool;
@@ -139,7 +132,7 @@ impl Recording {
 
     /// See "--control" in perf-record(1).
     fn tell(&mut self, command: &str) -> Result<()> {
-        writeln!(self.control, "{command}").context("cannot tell perf anything")?;
+        self.write(command)?;
         let mut answer = [0; 16];
         let answered = wait_for("an answer of perf", LIMIT, || {
             if let Some(status) = self.child.try_wait()? {
@@ -160,15 +153,17 @@ impl Recording {
 
     /// Has it write down what it has.
     fn end(mut self) -> Result<()> {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        kill(pid, Signal::SIGINT).context("cannot interrupt perf")?;
+        // Not by a signal: those that end us are blocked here, and so they are in what we start.
+        self.write("stop")?;
         let status = wait_for("perf to end", LIMIT, || {
             self.child.try_wait()?.context("it writes what it has recorded")
         })?;
-        // Of the signal it dies in the end, after it has written.
-        let is_interrupted = status.signal() == Some(Signal::SIGINT as i32);
-        ensure!(status.success() || is_interrupted, "perf ended with {status}: {}", self.said());
+        ensure!(status.success(), "perf ended with {status}: {}", self.said());
         Ok(())
+    }
+
+    fn write(&mut self, command: &str) -> Result<()> {
+        writeln!(self.control, "{command}").context("cannot tell perf anything")
     }
 
     fn said(&self) -> String {
@@ -215,6 +210,8 @@ fn name(address: u64, symbol: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::{SigSet, Signal};
+
     use super::*;
 
     #[test]
@@ -246,6 +243,8 @@ mod tests {
             Ok(perf) => perf,
             Err(error) => return assert!(error.to_string().contains("linux-perf"), "{error}"),
         };
+        // As in the program, where they are waited for.
+        SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_block().unwrap();
         let spin = || {
             let start = std::time::Instant::now();
             while start.elapsed() < Duration::from_millis(300) {
