@@ -25,6 +25,10 @@ pub struct Kernel {
     /// Out of an interface with the neighbour's address filled in (5.10).
     pub redirect_neigh: Support,
     pub ring_buffer: Support,
+    /// Maps that forget their oldest entry when they are full (4.10).
+    pub lru_hash: Support,
+    /// Programs run on packets that are made up (4.12), by which `xylem net explain` decides.
+    pub test_run: Support,
     /// Checksums that the network card sums up, when IPv6 addresses change (6.16).
     pub l4_checksum_ipv6: Support,
     /// Maps read many entries a call (5.6).
@@ -58,7 +62,9 @@ impl Kernel {
             redirect_peer: helper(classifier, BpfHelper::BPF_FUNC_redirect_peer),
             redirect_neigh: helper(classifier, BpfHelper::BPF_FUNC_redirect_neigh),
             ring_buffer: Support::of(is_map_supported(MapType::RingBuf)),
-            l4_checksum_ipv6: Support::of(bpf::l4_checksum_ipv6()),
+            lru_hash: Support::of(is_map_supported(MapType::LruHash)),
+            test_run: Support::of(bpf::test_run()),
+            l4_checksum_ipv6: l4_checksum_ipv6(),
             batch_lookup: Support::of(bpf::batch_lookup()),
             netns_cookie: helper(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_netns_cookie),
             sock_hash: Support::of(is_map_supported(MapType::SockHash)),
@@ -69,6 +75,12 @@ impl Kernel {
             vxlan: link::can_make("vxlan"),
         }
     }
+}
+
+/// Whether checksums that the network card sums up stay right when IPv6 addresses change: a program
+/// that needs it is run once. Needs `CAP_BPF` and `CAP_NET_ADMIN`.
+pub fn l4_checksum_ipv6() -> Support {
+    Support::of(bpf::l4_checksum_ipv6())
 }
 
 /// Asks what is attached to the loopback interface: an older kernel does not know the question.
@@ -103,6 +115,8 @@ mod tests {
             ("redirect_peer", &kernel.redirect_peer),
             ("redirect_neigh", &kernel.redirect_neigh),
             ("ring_buffer", &kernel.ring_buffer),
+            ("lru_hash", &kernel.lru_hash),
+            ("test_run", &kernel.test_run),
             ("batch_lookup", &kernel.batch_lookup),
             ("xdp", &kernel.xdp),
         ] {

@@ -8,9 +8,11 @@ mod bpf;
 mod driver;
 mod kernel;
 mod link;
+mod netdev;
 
-pub use kernel::Kernel;
+pub use kernel::{Kernel, l4_checksum_ipv6};
 pub use link::{Link, LinkError, XdpMode};
+pub use netdev::XdpFeatures;
 
 /// Whether the kernel can do something.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,10 +6,13 @@ use futures::TryStreamExt;
 use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
 };
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, unshare},
+};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 
-use crate::{Support, driver};
+use crate::{Support, XdpFeatures, driver, netdev};
 
 /// Where an XDP program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct Link {
     pub driver: Option<String>,
     /// Whether an XDP program is attached, of whomever.
     pub xdp: Option<XdpMode>,
+    /// What its driver does with XDP programs; why that is not known otherwise.
+    pub xdp_features: Result<XdpFeatures, String>,
 }
 
 /// Why an interface cannot be looked at.
@@ -75,6 +80,10 @@ impl Link {
             kind: None,
             driver: None,
             xdp: None,
+            xdp_features: netdev::xdp_features(index).map_err(|errno| match errno {
+                Errno::ENOENT => "this kernel does not say (before 6.3)".to_owned(),
+                other => other.desc().to_owned(),
+            }),
         };
         for attribute in &message.attributes {
             match attribute {
@@ -123,11 +132,11 @@ pub(crate) fn can_make(kind: &str) -> Support {
     match tried {
         Ok(Ok(Ok(()))) => Support::Yes,
         Ok(Ok(Err(rtnetlink::Error::NetlinkError(error)))) => {
-            let errno = nix::errno::Errno::from_raw(-error.raw_code());
+            let errno = Errno::from_raw(-error.raw_code());
             match errno {
-                nix::errno::Errno::EOPNOTSUPP => Support::No,
+                Errno::EOPNOTSUPP => Support::No,
                 // The kind is known, and wants to be told more.
-                nix::errno::Errno::EINVAL => Support::Yes,
+                Errno::EINVAL => Support::Yes,
                 error => Support::Unknown(error.to_string()),
             }
         }

@@ -1,19 +1,24 @@
 //! What the programs may ask of the running kernel.
 
 use net_common::config::features;
+use net_probe::Support;
+use tracing::warn;
 
-/// Bits of [`net_common::Config::features`], by the kernel's release.
+/// Bits of [`net_common::Config::features`], found by trying.
 pub fn features() -> u32 {
-    let release = nix::sys::utsname::uname().map(|name| name.release().to_owned());
-    let release = release.unwrap_or_default();
-    of_release(&release.to_string_lossy())
+    of(&net_probe::l4_checksum_ipv6())
 }
 
-fn of_release(release: &str) -> u32 {
-    let mut numbers =
-        release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
-    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= (6, 16) { features::L4_CHECKSUM_IPV6 } else { 0 }
+/// What could not be tried is not asked for: checksums are finished in software then.
+fn of(l4_checksum_ipv6: &Support) -> u32 {
+    match l4_checksum_ipv6 {
+        Support::Yes => features::L4_CHECKSUM_IPV6,
+        Support::No => 0,
+        Support::Unknown(error) => {
+            warn!(%error, "cannot try how the kernel mends checksums over IPv6");
+            0
+        }
+    }
 }
 
 #[cfg(test)]
@@ -21,12 +26,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn features_follow_the_release() {
-        for old in ["6.15.9", "6.6.0-generic", "5.10", "", "nonsense"] {
-            assert_eq!(of_release(old), 0, "{old}");
-        }
-        for new in ["6.16.0", "6.18.44-fc", "7.0-rc1"] {
-            assert_eq!(of_release(new), features::L4_CHECKSUM_IPV6, "{new}");
-        }
+    fn only_what_is_there_is_asked_for() {
+        assert_eq!(of(&Support::Yes), features::L4_CHECKSUM_IPV6);
+        assert_eq!(of(&Support::No), 0);
+        assert_eq!(of(&Support::Unknown("not allowed".to_owned())), 0);
     }
 }

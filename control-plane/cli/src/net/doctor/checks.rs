@@ -148,6 +148,19 @@ fn kernel(facts: &Facts) -> Vec<Check> {
         ),
         required("bpf_redirect_neigh", &kernel.redirect_neigh, "out of the uplink", "5.10"),
         required("ring buffer", &kernel.ring_buffer, "parked packets, events", "5.8"),
+        required(
+            "LRU hash maps",
+            &kernel.lru_hash,
+            "flows that are not established forget the oldest of them, so that no flood fills them",
+            "4.10",
+        ),
+        wanted(
+            "program test run",
+            &kernel.test_run,
+            "xylem net explain does not work",
+            "the live program decides of a packet that is made up, and nothing is sent",
+            newer,
+        ),
         wanted(
             "L4 checksum of IPv6",
             &kernel.l4_checksum_ipv6,
@@ -169,6 +182,7 @@ fn kernel(facts: &Facts) -> Vec<Check> {
             "room in front of packets for the tunnel's headers, by a bridge with a VXLAN port",
             load,
         ),
+        run_time(facts),
         check(
             "rp_filter",
             Status::Off,
@@ -184,6 +198,17 @@ fn kernel(facts: &Facts) -> Vec<Check> {
             "packets do not pass the kernel's routing",
         ),
     ]
+}
+
+/// An option: it costs some nanoseconds a run.
+fn run_time(facts: &Facts) -> Check {
+    const FEATURE: &str = "run time of programs";
+    let why = "an option (`sysctl kernel.bpf_stats_enabled=1`) that costs some time a packet";
+    match facts.counts_run_time {
+        Some(true) => check(FEATURE, Status::Ok, "counted", "exported as a metric", why),
+        Some(false) => check(FEATURE, Status::Off, "not counted", "not exported", why),
+        None => check(FEATURE, Status::Off, "cannot be read", "not exported", why),
+    }
 }
 
 /// The socket path between instances of one node is an option: nothing of it is required.

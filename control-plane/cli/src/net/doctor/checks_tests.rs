@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use net_common::Config;
 use net_maps::{MapUsage, PinnedProgram};
-use net_probe::{Kernel, Link, XdpMode};
+use net_probe::{Kernel, Link, XdpFeatures, XdpMode};
 
 use super::{
     super::facts::{DataPath, Pinned},
@@ -19,6 +19,8 @@ fn kernel() -> Kernel {
         redirect_peer: Support::Yes,
         redirect_neigh: Support::Yes,
         ring_buffer: Support::Yes,
+        lru_hash: Support::Yes,
+        test_run: Support::Yes,
         l4_checksum_ipv6: Support::Yes,
         batch_lookup: Support::Yes,
         netns_cookie: Support::Yes,
@@ -45,6 +47,7 @@ fn healthy() -> Facts {
         kind: None,
         driver: Some("ice".into()),
         xdp: Some(XdpMode::Native),
+        xdp_features: Ok(XdpFeatures::from_bits(0b111)),
     };
     let pinned = Pinned {
         config: Config {
@@ -70,6 +73,7 @@ fn healthy() -> Facts {
         memlock: None,
         data_path: DataPath::Here(Box::new(pinned)),
         is_managed: Some(true),
+        counts_run_time: Some(false),
         is_socket_path_on: false,
         programs: vec![program("uplink3", "from_uplink"), program("xy1", "from_instance"), xdp],
     }
@@ -121,6 +125,8 @@ fn what_the_kernel_lacks_is_missing_or_only_slower() {
     );
     assert_eq!(lacking(|k| k.vxlan = Support::No), [("veth headroom", Status::Warning)]);
     assert_eq!(lacking(|k| k.bridge = Support::No), [("veth headroom", Status::Warning)]);
+    assert_eq!(lacking(|k| k.lru_hash = Support::No), [("LRU hash maps", Status::Missing)]);
+    assert_eq!(lacking(|k| k.test_run = Support::No), [("program test run", Status::Warning)]);
     // An option that is not there is nothing to worry about.
     assert_eq!(lacking(|k| k.sk_msg = Support::No), []);
 }
@@ -184,6 +190,41 @@ fn xdp_is_off_on_a_veth_and_says_why() {
 
     let healthy = healthy();
     assert_eq!(found(&healthy, "XDP on the uplink").chosen, "native");
+}
+
+#[test]
+fn what_the_driver_says_of_xdp_is_found_and_weighed() {
+    let mut facts = healthy();
+    let of = |facts: &Facts| found(facts, "XDP in the driver");
+    let driver = of(&facts);
+    assert_eq!(driver.found, "ice: basic, redirect, ndo-xmit");
+    assert_eq!((driver.status, driver.chosen.as_str()), (Status::Ok, "used"));
+
+    // A card that could, on which the net manager was told not to.
+    facts.programs.retain(|program| !program.is_xdp);
+    pinned(&mut facts).uplink.as_mut().unwrap().xdp = None;
+    assert_eq!((of(&facts).status, of(&facts).chosen.as_str()), (Status::Off, "not used"));
+    assert!(of(&facts).why.contains("--uplink-xdp"), "{:?}", of(&facts));
+    let xdp = found(&facts, "XDP on the uplink");
+    assert!(xdp.why.contains("configured off"), "{xdp:?}");
+
+    let uplink = pinned(&mut facts).uplink.as_mut().unwrap();
+    uplink.xdp_features = Ok(XdpFeatures::default());
+    assert_eq!(of(&facts).found, "ice: none");
+    assert!(of(&facts).why.contains("the driver has no XDP"), "{:?}", of(&facts));
+    assert!(found(&facts, "XDP on the uplink").why.contains("the driver has no XDP"));
+
+    pinned(&mut facts).uplink.as_mut().unwrap().xdp_features = Err("before 6.3".into());
+    assert_eq!((of(&facts).status, of(&facts).found.as_str()), (Status::Off, "ice: before 6.3"));
+    assert_eq!(bad(&facts), []);
+}
+
+#[test]
+fn counted_run_time_is_an_option() {
+    let mut facts = healthy();
+    assert_eq!(found(&facts, "run time of programs").status, Status::Off);
+    facts.counts_run_time = Some(true);
+    assert_eq!(found(&facts, "run time of programs").status, Status::Ok);
 }
 
 #[test]

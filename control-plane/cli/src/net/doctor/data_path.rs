@@ -1,7 +1,7 @@
 //! What the facts of the pinned data path mean. Pure.
 
 use net_common::config::features;
-use net_probe::{Link, XdpMode};
+use net_probe::Link;
 
 use super::{
     checks::{Check, Status, check},
@@ -43,7 +43,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
     if let DataPath::Here(pinned) = &facts.data_path {
         checks.push(config(pinned));
         checks.extend(uplink(facts, pinned));
-        checks.push(xdp(facts, pinned));
+        checks.extend(super::xdp::all(facts, pinned));
         checks.push(instances(facts, pinned));
         checks.push(one_build(facts));
         checks.push(pressure(pinned));
@@ -118,7 +118,7 @@ fn uplink(facts: &Facts, pinned: &Pinned) -> Vec<Check> {
     vec![program, mtu(link, pinned)]
 }
 
-fn described(link: &Link) -> String {
+pub(super) fn described(link: &Link) -> String {
     match (&link.kind, &link.driver) {
         (Some(kind), _) => format!("a virtual interface ({kind})"),
         (None, Some(driver)) => format!("a network card ({driver})"),
@@ -142,58 +142,6 @@ fn mtu(link: &Link, pinned: &Pinned) -> Check {
         format!("instances may send packets that do not fit with the tunnel's {OVERHEAD} bytes"),
     )
     .todo("restart the net manager and the instances after the uplink's MTU was lowered")
-}
-
-fn xdp(facts: &Facts, pinned: &Pinned) -> Check {
-    const FEATURE: &str = "XDP on the uplink";
-    let ours = facts.programs.iter().any(|program| program.is_xdp);
-    let Ok(link) = &pinned.uplink else {
-        return check(FEATURE, Status::Off, "", "off", "the uplink is not there");
-    };
-    let found = described(link);
-    let mode = link.xdp.map(|mode| match mode {
-        XdpMode::Native => "native",
-        XdpMode::Generic => "generic",
-    });
-    match (mode, ours, &link.kind) {
-        (Some(mode), true, _) => {
-            let why = match link.xdp {
-                Some(XdpMode::Generic) => {
-                    "as configured; it costs more than it gives, and is for tests"
-                }
-                _ => "the driver takes it: early drops, probes, published ports",
-            };
-            check(FEATURE, Status::Ok, found, mode, why)
-        }
-        (Some(mode), false, _) => check(
-            FEATURE,
-            Status::Warning,
-            found,
-            format!("another's program, {mode}"),
-            "it sees packets before the data path does",
-        )
-        .todo(format!("see whose it is: `ip -d link show {}`", link.name)),
-        (None, _, Some(kind)) => check(
-            FEATURE,
-            Status::Off,
-            found,
-            "off",
-            format!(
-                "native XDP on a {kind} would cost large packets (GSO) and finished checksums, \
-                 generic XDP more than it gives"
-            ),
-        ),
-        (None, _, None) if facts.kernel.xdp.is_there() => check(
-            FEATURE,
-            Status::Off,
-            found,
-            "off",
-            "the driver refused it or it is configured off; TCX does the same work, later",
-        ),
-        (None, _, None) => {
-            check(FEATURE, Status::Off, found, "off", "this kernel has no XDP; TCX does the work")
-        }
-    }
 }
 
 fn instances(facts: &Facts, pinned: &Pinned) -> Check {

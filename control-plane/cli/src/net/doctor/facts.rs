@@ -43,6 +43,9 @@ pub(super) struct Facts {
     /// Whether a net manager holds the root; absent if that cannot be told.
     pub(super) is_managed: Option<bool>,
     pub(super) programs: Vec<PinnedProgram>,
+    /// Whether the kernel counts the run time of programs (`kernel.bpf_stats_enabled`); absent if
+    /// that cannot be read.
+    pub(super) counts_run_time: Option<bool>,
     /// Whether sockets of instances of this node are joined.
     pub(super) is_socket_path_on: bool,
 }
@@ -86,6 +89,9 @@ impl Facts {
             data_path: data_path(root),
             is_managed: is_managed(root),
             programs: pinned_programs(root).unwrap_or_default(),
+            counts_run_time: fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
+                .ok()
+                .map(|value| value.trim() != "0"),
             is_socket_path_on: layout_dir(root).join(SOCKET_LINK).exists(),
         }
     }

@@ -3,6 +3,7 @@
 mod checks;
 mod data_path;
 mod facts;
+mod xdp;
 
 use std::{io::Write, path::Path};
 
