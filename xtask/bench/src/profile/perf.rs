@@ -41,8 +41,9 @@ const IDLE: [&str; 6] = [
 const SAMPLES: &str = "samples";
 const SAID: &str = "said";
 
-/// Everything that is no function of the kernel: client and server.
-const USER_SPACE: &str = "(user space)";
+/// What is no function of the kernel: of this program, and of all others, a proxy among them.
+const USER_SPACE: &str = "(client and server)";
+const OTHER_PROGRAMS: &str = "(other programs)";
 
 #[derive(Debug)]
 pub(super) struct Perf {
@@ -76,7 +77,7 @@ impl Perf {
 
     fn read(&self, file: &Path) -> Result<Times> {
         let output = Command::new(&self.program)
-            .args(["script", "--fields", "ip,sym", "--input"])
+            .args(["script", "--fields", "pid,ip,sym", "--input"])
             .arg(file)
             .stdin(Stdio::null())
             .output()
@@ -86,7 +87,7 @@ impl Perf {
             "perf cannot read what it recorded: {}",
             String::from_utf8_lossy(&output.stderr).trim()
         );
-        let times = times(&String::from_utf8_lossy(&output.stdout));
+        let times = times(&String::from_utf8_lossy(&output.stdout), std::process::id());
         ensure!(!times.is_empty(), "perf has no samples of the event {EVENT}");
         Ok(times)
     }
@@ -180,26 +181,29 @@ impl Drop for Recording {
     }
 }
 
-/// From `perf script`: a line for each sample, with the address and the function.
-fn times(script: &str) -> Times {
+/// From `perf script`: a line for each sample, with the process, the address and the function.
+/// `own` is the process that is client and server.
+fn times(script: &str, own: u32) -> Times {
     let mut times = Times::new();
     for line in script.lines() {
         let mut words = line.split_whitespace();
-        let (Some(address), Some(symbol)) = (words.next(), words.next()) else { continue };
-        let Ok(address) = u64::from_str_radix(address, 16) else { continue };
-        if IDLE.contains(&symbol) {
+        let (Some(pid), Some(address), Some(symbol)) = (words.next(), words.next(), words.next())
+        else {
             continue;
+        };
+        let Ok(address) = u64::from_str_radix(address, 16) else { continue };
+        if !IDLE.contains(&symbol) {
+            *times.entry(name(pid == own.to_string(), address, symbol)).or_default() += PERIOD;
         }
-        *times.entry(name(address, symbol)).or_default() += PERIOD;
     }
     times
 }
 
 /// Programs of several nodes are one to us.
-fn name(address: u64, symbol: &str) -> String {
+fn name(is_own: bool, address: u64, symbol: &str) -> String {
     // The upper half of the address space is the kernel's.
     if address.cast_signed() >= 0 {
-        return USER_SPACE.to_owned();
+        return if is_own { USER_SPACE } else { OTHER_PROGRAMS }.to_owned();
     }
     let program = symbol.strip_prefix("bpf_prog_").and_then(|tagged| tagged.split_once('_'));
     match program {
@@ -218,21 +222,23 @@ mod tests {
     fn samples_are_added_up_by_function() {
         let times = times(
             "
-    ffffffff821f236b pv_native_safe_halt
-    ffffffff8130aa10 memcpy_orig
-    ffffffff8130aa14 memcpy_orig
-    ffffffffc0a01234 bpf_prog_3b185187f1855c4c_from_instance
-    ffffffffc0b05678 bpf_prog_0123456789abcdef_from_instance
-        7f8027881c30 std::thread::sleep
-        55d5b2c0a1f2 [unknown]
-    ffffffff99999999 [unknown]
+    0 ffffffff821f236b pv_native_safe_halt
+   70 ffffffff8130aa10 memcpy_orig
+   71 ffffffff8130aa14 memcpy_orig
+   70 ffffffffc0a01234 bpf_prog_3b185187f1855c4c_from_instance
+   16 ffffffffc0b05678 bpf_prog_0123456789abcdef_from_instance
+   70     7f8027881c30 std::thread::sleep
+   70     55d5b2c0a1f2 [unknown]
+   71     55d5b2c0a1f2 main
+    0 ffffffff99999999 [unknown]
 ",
+            70,
         );
         let samples = |symbol: &str| times[symbol].as_micros() / PERIOD.as_micros();
-        assert_eq!(times.len(), 4, "{times:?}");
+        assert_eq!(times.len(), 5, "{times:?}");
         assert_eq!(samples("memcpy_orig"), 2);
         assert_eq!(samples("bpf from_instance"), 2);
-        assert_eq!(samples(USER_SPACE), 2);
+        assert_eq!((samples(USER_SPACE), samples(OTHER_PROGRAMS)), (2, 1));
         assert_eq!(samples("[unknown]"), 1);
     }
 
