@@ -9,86 +9,19 @@
 //! while one other than `Prepare` is, the phase waits for its answer. So an instance is never
 //! attached to the network after it was cleared away.
 
+mod phase;
+mod record;
+
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-use xylem_types::{
-    instance::{Generation, InstanceStatus},
-    mqtt::DeployCommand,
+use xylem_types::{instance::Generation, mqtt::DeployCommand};
+
+use self::phase::{deletes, wanted_generation};
+pub use self::{
+    phase::{Attempt, Next, Phase, command, deadline},
+    record::{Record, Stage, Status, record, resume, status},
 };
-
 use super::outcome::{Exit, Outcome};
-
-/// Where an instance is. Each phase owns the data that the ones before lack.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Phase {
-    /// Nothing is known of it.
-    Vacant,
-    /// The image is fetched and unpacked; nothing of the instance itself exists yet.
-    Preparing {
-        command: Box<DeployCommand>,
-    },
-    /// The container is made, its first process held back. `next` is what was asked meanwhile.
-    Creating {
-        command: Box<DeployCommand>,
-        next: Option<Next>,
-    },
-    /// The net manager attaches the container's network namespace.
-    Attaching {
-        command: Box<DeployCommand>,
-        pid: i32,
-        give_up_at: Instant,
-        attempt: Attempt,
-        next: Option<Next>,
-    },
-    /// The first process is let go.
-    Starting {
-        command: Box<DeployCommand>,
-        next: Option<Next>,
-    },
-    Running {
-        command: Box<DeployCommand>,
-    },
-    /// It was asked to end by itself; at `kill_at` it is killed.
-    Stopping {
-        command: Box<DeployCommand>,
-        kill_at: Instant,
-        next: Next,
-    },
-    /// Everything that was made for it is taken down.
-    Clearing {
-        command: Box<DeployCommand>,
-        next: Next,
-    },
-    /// Over, and nothing left but this: kept so that it can be reported, and an older command
-    /// refused.
-    Ended {
-        command: Box<DeployCommand>,
-        outcome: Outcome,
-    },
-}
-
-/// One attempt to attach to the network.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Attempt {
-    UnderWay {
-        waiting_for: Option<String>,
-    },
-    /// The net manager did not answer; tried again at `retry_at`.
-    Waiting {
-        retry_at: Instant,
-        waiting_for: String,
-    },
-}
-
-/// What follows once an instance is cleared away.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Next {
-    Forget { generation: Generation },
-    Replace(Box<DeployCommand>),
-    Rest(Outcome),
-}
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -358,140 +291,6 @@ fn progress(phase: Phase, answer: Event, now: Instant, timing: &Timing) -> (Phas
             Next::Rest(outcome) => (Phase::Ended { command, outcome }, vec![]),
         },
         (phase, _) => (phase, vec![]),
-    }
-}
-
-/// The generation that this worker is to run, or ran last; `None` when nothing is known.
-fn wanted_generation(phase: &Phase) -> Option<Generation> {
-    match next(phase) {
-        Some(Next::Replace(command)) => Some(command.generation),
-        Some(Next::Forget { generation }) => Some(*generation),
-        Some(Next::Rest(_)) | None => command(phase).map(|command| command.generation),
-    }
-}
-
-fn deletes(phase: &Phase) -> bool {
-    matches!(next(phase), Some(Next::Forget { .. }))
-}
-
-fn next(phase: &Phase) -> Option<&Next> {
-    match phase {
-        Phase::Creating { next, .. }
-        | Phase::Attaching { next, .. }
-        | Phase::Starting { next, .. } => next.as_ref(),
-        Phase::Stopping { next, .. } | Phase::Clearing { next, .. } => Some(next),
-        Phase::Vacant | Phase::Preparing { .. } | Phase::Running { .. } | Phase::Ended { .. } => {
-            None
-        }
-    }
-}
-
-/// The command that the phase works on.
-pub fn command(phase: &Phase) -> Option<&DeployCommand> {
-    match phase {
-        Phase::Vacant => None,
-        Phase::Preparing { command }
-        | Phase::Creating { command, .. }
-        | Phase::Attaching { command, .. }
-        | Phase::Starting { command, .. }
-        | Phase::Running { command }
-        | Phase::Stopping { command, .. }
-        | Phase::Clearing { command, .. }
-        | Phase::Ended { command, .. } => Some(command),
-    }
-}
-
-/// When [`Event::Tick`] is due.
-pub fn deadline(phase: &Phase) -> Option<Instant> {
-    match phase {
-        Phase::Attaching { attempt: Attempt::Waiting { retry_at, .. }, .. } => Some(*retry_at),
-        Phase::Stopping { kill_at, .. } => Some(*kill_at),
-        _ => None,
-    }
-}
-
-/// What the cluster is told.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Status {
-    pub generation: Generation,
-    pub status: InstanceStatus,
-    pub detail: String,
-}
-
-/// The status to report; `None` while an instance is being forgotten, whose last word is
-/// [`Effect::ReportGone`].
-pub fn status(phase: &Phase) -> Option<Status> {
-    let generation = wanted_generation(phase)?;
-    let status =
-        |status, detail: &str| Some(Status { generation, status, detail: detail.to_owned() });
-    match (phase, next(phase)) {
-        (Phase::Running { .. }, _) => status(InstanceStatus::Running, ""),
-        (_, Some(Next::Forget { .. })) => None,
-        (_, Some(Next::Replace(_))) => {
-            status(InstanceStatus::Creating, "the generation before is stopped first")
-        }
-        (_, Some(Next::Rest(outcome))) | (Phase::Ended { outcome, .. }, None) => {
-            status(outcome.status(), outcome.detail())
-        }
-        (
-            Phase::Attaching {
-                attempt:
-                    Attempt::Waiting { waiting_for, .. }
-                    | Attempt::UnderWay { waiting_for: Some(waiting_for) },
-                ..
-            },
-            None,
-        ) => status(InstanceStatus::Creating, waiting_for),
-        (Phase::Starting { .. }, None) => status(InstanceStatus::Created, ""),
-        (_, None) => status(InstanceStatus::Creating, ""),
-    }
-}
-
-/// What is written down of an instance, so that a restarted engine goes on with it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    pub command: DeployCommand,
-    pub stage: Stage,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// Not running yet; after a restart it is done over.
-    Deploying,
-    Running,
-    Stopping {
-        next: Next,
-    },
-    Ended {
-        outcome: Outcome,
-    },
-}
-
-/// The record of a phase, `None` when there is nothing to remember.
-pub fn record(phase: &Phase) -> Option<Record> {
-    let command = command(phase)?.clone();
-    let stage = match (phase, next(phase)) {
-        (_, Some(next)) => Stage::Stopping { next: next.clone() },
-        (Phase::Running { .. }, None) => Stage::Running,
-        (Phase::Ended { outcome, .. }, None) => Stage::Ended { outcome: outcome.clone() },
-        (_, None) => Stage::Deploying,
-    };
-    Some(Record { command, stage })
-}
-
-/// Goes on after a restart of the engine.
-pub fn resume(record: Record, now: Instant, timing: &Timing) -> (Phase, Vec<Effect>) {
-    let command = Box::new(record.command);
-    match record.stage {
-        Stage::Deploying => clear(command.clone(), Next::Replace(command)),
-        Stage::Running => (Phase::Running { command }, vec![Effect::Reconnect]),
-        Stage::Stopping { next } => {
-            let kill_at = now + timing.stop_grace;
-            let phase = Phase::Stopping { command, kill_at, next };
-            (phase, vec![Effect::Reconnect, Effect::Terminate])
-        }
-        Stage::Ended { outcome } => (Phase::Ended { command, outcome }, vec![]),
     }
 }
 

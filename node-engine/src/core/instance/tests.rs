@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use xylem_types::instance::InstanceStatus;
 
 use super::*;
 use crate::core::outcome::ExitKind;
