@@ -95,7 +95,7 @@ fn from_tunnel(frame: &Buffer, src: u32, sport: u16) -> u32 {
         count_drop(DropReason::UnknownPeer as u32, frame.len());
         return XDP_DROP;
     }
-    if probe::is_request(frame) && probe::turn_round(frame).is_some() {
+    if probe::is_request::<IPV4_LEN>(frame) && probe::turn_round::<IPV4_LEN>(frame).is_some() {
         count(ProgramCounter::ProbeReflected, frame.len());
         return XDP_TX;
     }

@@ -44,8 +44,8 @@ use net_common::{
     explain::DRY_RUN_MARK,
     flow::{OUTSIDE, from_node},
     packet::{
-        ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ICMP, ICMP_LEN, IPV4_LEN, Ipv4Header, Ipv6Header,
-        TUNNEL_LEN, UDP, is_link_multicast,
+        ETH_LEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ICMP, ICMP_LEN, ICMPV6, IPV4_LEN, IPV6_LEN,
+        Ipv4Header, Ipv6Header, TUNNEL_LEN, TUNNEL_LEN_V6, UDP, is_link_multicast,
     },
 };
 
@@ -221,21 +221,43 @@ fn try_from_uplink(ctx: &TcContext) -> Result<Verdict, DropReason> {
     let Some(config) = CONFIG.get(0) else { return pass(ctx) };
     let is_v4 = match ethertype(ctx) {
         ETH_P_IP => true,
-        ETH_P_IPV6 if config.watches_uplink() => false,
+        ETH_P_IPV6 if !config.node_addr_v6.is_unspecified() => false,
         _ => return pass(ctx),
     };
     packet::pull_headers(ctx);
-    if !is_v4 {
-        let Some(header) = at::<Ipv6Header>(ctx, ETH_LEN) else { return pass(ctx) };
-        // SAFETY: inside the packet and aligned, as `at` says.
-        let dst = Addr::from_words(unsafe { (*header).dst });
-        return if dst == config.node_addr_v6 { from_outside(ctx, false) } else { pass(ctx) };
+    let arrival = if is_v4 { arrived(ctx, config)? } else { arrived_v6(ctx, config)? };
+    match arrival {
+        Arrival::Tunnelled { is_v4, peer } => from_tunnel(ctx, is_v4, peer),
+        Arrival::Probe(verdict) => Ok(verdict),
+        Arrival::Bare if config.watches_uplink() => from_outside(ctx, is_v4),
+        Arrival::Bare | Arrival::NotOurs => pass(ctx),
     }
-    let Some(outer) = at::<Ipv4Header>(ctx, ETH_LEN) else { return pass(ctx) };
+}
+
+/// What came by the uplink.
+enum Arrival {
+    /// A packet of either family from the tunnel of `peer`, at [`INNER`].
+    Tunnelled {
+        is_v4: bool,
+        peer: u32,
+    },
+    /// A probe or the answer to one, dealt with.
+    Probe(Verdict),
+    /// Anything else that is for this node's own address.
+    Bare,
+    NotOurs,
+}
+
+/// Where the packet is in a tunnel packet, over IPv4.
+const INNER: usize = ETH_LEN + TUNNEL_LEN;
+
+#[inline(always)]
+fn arrived(ctx: &TcContext, config: &Config) -> Result<Arrival, DropReason> {
+    let Some(outer) = at::<Ipv4Header>(ctx, ETH_LEN) else { return Ok(Arrival::NotOurs) };
     // SAFETY: inside the packet and aligned, as `at` says.
     let outer = unsafe { &*outer };
     if outer.dst != config.node_addr.v4_word() {
-        return pass(ctx);
+        return Ok(Arrival::NotOurs);
     }
     // The tunnel's own packets have no options; later fragments have no ports, and the first is
     // refused below, so that the rest never completes.
@@ -244,37 +266,74 @@ fn try_from_uplink(ctx: &TcContext) -> Result<Verdict, DropReason> {
         && let Some(udp) = read::<UdpHeader>(ctx, ETH_LEN + IPV4_LEN)
         && udp.dport == config.tunnel_port
     {
-        return from_tunnel(ctx, outer, &udp);
+        if Ipv4Header::is_fragment(outer.fragment) {
+            return Err(DropReason::TunnelFragment);
+        }
+        let sender = PeerKey { addr: Addr::from_v4_word(outer.src), port: udp.sport, _pad: 0 };
+        let peer = known_peer(&sender)?;
+        return match version(ctx, INNER)? {
+            4 => Ok(Arrival::Tunnelled { is_v4: true, peer }),
+            6 => Ok(Arrival::Tunnelled { is_v4: false, peer }),
+            _ => probe::receive::<IPV4_LEN>(ctx, &sender, peer).map(Arrival::Probe),
+        };
     }
     if outer.version_ihl == 0x45 && outer.proto == ICMP {
         learn_path_mtu(ctx, config);
     }
-    if config.watches_uplink() { from_outside(ctx, true) } else { pass(ctx) }
+    Ok(Arrival::Bare)
 }
 
+/// As [`arrived`], of IPv6. The tunnel's own packets have no extension headers.
 #[inline(always)]
-fn from_tunnel(
-    ctx: &TcContext,
-    outer: &Ipv4Header,
-    udp: &UdpHeader,
-) -> Result<Verdict, DropReason> {
-    if Ipv4Header::is_fragment(outer.fragment) {
-        return Err(DropReason::TunnelFragment);
+fn arrived_v6(ctx: &TcContext, config: &Config) -> Result<Arrival, DropReason> {
+    let Some(outer) = at::<Ipv6Header>(ctx, ETH_LEN) else { return Ok(Arrival::NotOurs) };
+    // SAFETY: inside the packet and aligned, as `at` says.
+    let outer = unsafe { &*outer };
+    if Addr::from_words(outer.dst) != config.node_addr_v6 {
+        return Ok(Arrival::NotOurs);
     }
-    let sender = PeerKey { addr: Addr::from_v4_word(outer.src), port: udp.sport, _pad: 0 };
-    // SAFETY: read at once.
-    let Some(peer) = (unsafe { PEERS.get(sender) }) else {
-        event::ask_who(&sender);
-        return Err(DropReason::UnknownPeer);
-    };
-    let peer = *peer;
+    if outer.next_header == UDP
+        && let Some(udp) = read::<UdpHeader>(ctx, ETH_LEN + IPV6_LEN)
+        && udp.dport == config.tunnel_port
+    {
+        let sender = PeerKey { addr: Addr::from_words(outer.src), port: udp.sport, _pad: 0 };
+        let peer = known_peer(&sender)?;
+        let is_v4 = match version(ctx, ETH_LEN + TUNNEL_LEN_V6)? {
+            4 => true,
+            6 => false,
+            _ => return probe::receive::<IPV6_LEN>(ctx, &sender, peer).map(Arrival::Probe),
+        };
+        tunnel::shorten(ctx)?;
+        return Ok(Arrival::Tunnelled { is_v4, peer });
+    }
+    if outer.next_header == ICMPV6 {
+        learn_path_mtu_v6(ctx, config);
+    }
+    Ok(Arrival::Bare)
+}
 
-    const INNER: usize = ETH_LEN + TUNNEL_LEN;
-    let is_v4 = match read::<u8>(ctx, INNER).ok_or(DropReason::Truncated)? >> 4 {
-        4 => true,
-        6 => false,
-        _ => return probe::receive(ctx, peer),
-    };
+/// The node that the sender of a tunnel packet is.
+#[inline(always)]
+fn known_peer(sender: &PeerKey) -> Result<u32, DropReason> {
+    // SAFETY: read at once.
+    match unsafe { PEERS.get(sender) } {
+        Some(peer) => Ok(*peer),
+        None => {
+            event::ask_who(sender);
+            Err(DropReason::UnknownPeer)
+        }
+    }
+}
+
+/// The version of the IP packet at `offset`.
+#[inline(always)]
+fn version(ctx: &TcContext, offset: usize) -> Result<u8, DropReason> {
+    Ok(read::<u8>(ctx, offset).ok_or(DropReason::Truncated)? >> 4)
+}
+
+/// A packet that is at [`INNER`] in one from the tunnel of `peer`.
+#[inline(always)]
+fn from_tunnel(ctx: &TcContext, is_v4: bool, peer: u32) -> Result<Verdict, DropReason> {
     let packet = packet::parse(ctx, INNER, is_v4, from_node(peer))?;
     packet::remember_fragment(packet, from_node(peer));
     let Keys { key, answers } = keys()?;
@@ -420,6 +479,29 @@ fn learn_path_mtu(ctx: &TcContext, config: &Config) {
         return;
     }
     tell_path_mtu(&PeerKey { addr: Addr::from_v4_word(to), port: udp.dport, _pad: 0 }, mtu);
+}
+
+/// As [`learn_path_mtu`], over IPv6 (RFC 8201).
+#[inline(always)]
+fn learn_path_mtu_v6(ctx: &TcContext, config: &Config) {
+    const QUOTE: usize = ETH_LEN + IPV6_LEN + ICMP_LEN;
+    let Some(icmp) = at::<[u16; 4]>(ctx, ETH_LEN + IPV6_LEN) else { return };
+    // SAFETY: inside the packet and aligned, as `at` says.
+    let (type_and_code, mtu) = unsafe { ((*icmp)[0], (*icmp)[3]) };
+    if type_and_code != u16::from_ne_bytes([2, 0]) {
+        return;
+    }
+    let Some(quote) = at::<Ipv6Header>(ctx, QUOTE) else { return };
+    // SAFETY: as above.
+    let quote = unsafe { &*quote };
+    if quote.next_header != UDP || Addr::from_words(quote.src) != config.node_addr_v6 {
+        return;
+    }
+    let to = Addr::from_words(quote.dst);
+    let Some(udp) = read::<UdpHeader>(ctx, QUOTE + IPV6_LEN) else { return };
+    if udp.sport == config.tunnel_port {
+        tell_path_mtu(&PeerKey { addr: to, port: udp.dport, _pad: 0 }, mtu);
+    }
 }
 
 #[inline(never)]

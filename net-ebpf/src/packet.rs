@@ -4,14 +4,14 @@ use aya_ebpf::{helpers::bpf_skb_pull_data, programs::TcContext};
 use net_common::{
     DropReason, FlowKey, FragmentKey, FragmentPorts, Packet,
     explain::DRY_RUN_MARK,
-    packet::{self, ETH_LEN, Fragment, Frame, TUNNEL_LEN},
+    packet::{self, ETH_LEN, Fragment, Frame, TUNNEL_LEN_V6},
 };
 
 use crate::maps::{FRAGMENTS, KEYS, PACKET};
 
 /// Headers that the programs look at: Ethernet, a tunnel, IPv6 with some extension headers or
 /// IPv4 with options, TCP.
-const HEADERS_LEN: u32 = (ETH_LEN + TUNNEL_LEN + 80 + 20) as u32;
+const HEADERS_LEN: u32 = (ETH_LEN + TUNNEL_LEN_V6 + 80 + 20) as u32;
 
 /// A socket buffer's packet.
 pub struct Skb<'a>(pub &'a TcContext);

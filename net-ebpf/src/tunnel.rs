@@ -1,17 +1,20 @@
-//! The tunnel: the bare IP packet as the payload of a UDP datagram.
+//! The tunnel: the bare IP packet as the payload of a UDP datagram, over IPv4 or IPv6.
 
 use aya_ebpf::{
     bindings::{
         BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+        BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::{bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
 use net_common::{
-    DropReason, Node, Packet, ProgramCounter,
-    packet::{ETH_LEN, ETH_P_IP, ETH_P_IPV6, Ipv4Header, TUNNEL_LEN, UDP, UDP_LEN},
+    Config, DropReason, Node, Packet, ProgramCounter,
+    packet::{
+        ETH_LEN, ETH_P_IP, ETH_P_IPV6, IPV4_LEN, IPV6_LEN, Ipv4Header, Ipv6Header, TUNNEL_LEN,
+        TUNNEL_LEN_V6, UDP, UDP_LEN,
+    },
 };
 
 use crate::{
@@ -33,10 +36,15 @@ pub struct UdpHeader {
 }
 
 #[repr(C)]
-struct Outer {
-    ip: Ipv4Header,
+struct Outer<Ip> {
+    ip: Ip,
     udp: UdpHeader,
 }
+
+/// What the kernel is told of every encapsulation: a large GSO packet stays whole, with the size
+/// of its segments, and its inner headers begin behind a UDP header.
+const ENCAPSULATION: u32 =
+    BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
 
 /// Largest IP packet that the path to `peer` carries inside the tunnel.
 #[inline(always)]
@@ -79,24 +87,63 @@ fn check(ctx: &TcContext, packet: &mut Packet, mtu: u32) -> Result<(), DropReaso
     Ok(())
 }
 
-/// Encapsulates the packet and sends it to the tunnel of `peer`.
+/// Encapsulates the packet and sends it to the tunnel of `peer`, over the family of its address.
 ///
-/// A large GSO packet stays whole: `FIXED_GSO` keeps the size of its segments and the
-/// encapsulation flags tell the kernel where the inner headers begin. The outer UDP checksum is 0
-/// (RFC 768: none); the inner packet has its own.
+/// The outer UDP checksum is 0: none, over IPv4 (RFC 768) and for tunnels over IPv6 (RFC 6935); the
+/// inner packet has its own.
 #[inline(always)]
 pub fn send(ctx: &TcContext, packet: &Packet, peer: &Node) -> Result<Verdict, DropReason> {
     let config = CONFIG.get(0).ok_or(DropReason::NotConfigured)?;
     if config.uplink_ifindex == 0 {
         return Err(DropReason::NotConfigured);
     }
-    const FLAGS: u32 = BPF_F_ADJ_ROOM_FIXED_GSO
-        | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
-        | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
-        | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
-    ctx.adjust_room(TUNNEL_LEN as i32, BPF_ADJ_ROOM_MAC, u64::from(FLAGS))
-        .map_err(|_| DropReason::RewriteFailed)?;
+    let udp = UdpHeader {
+        sport: config.tunnel_port,
+        dport: peer.port,
+        len: ((packet.len + UDP_LEN as u32) as u16).to_be(),
+        checksum: 0,
+    };
+    if peer.addr.is_v4() {
+        over_ipv4(ctx, packet, peer, config, udp)?;
+    } else {
+        over_ipv6(ctx, packet, peer, config, udp)?;
+    }
 
+    // SAFETY: a helper call without arguments.
+    let is_neighbour_known = peer.next_hop_until_ns != 0
+        && peer.next_hop_until_ns > unsafe { bpf_ktime_get_coarse_ns() };
+    count(ProgramCounter::Encapsulated, packet.len);
+    let action = if is_neighbour_known {
+        let macs = packet::at::<[u16; 6]>(ctx, 0).ok_or(DropReason::RewriteFailed)?;
+        // SAFETY: inside the packet and aligned, as `at` says; a helper call without pointers.
+        unsafe {
+            *macs = peer.macs;
+            bpf_redirect(config.uplink_ifindex, 0)
+        }
+    } else {
+        // SAFETY: no next hop is given: the kernel looks route and neighbour up, and resolves it.
+        unsafe { bpf_redirect_neigh(config.uplink_ifindex, core::ptr::null_mut(), 0, 0) }
+    };
+    Ok(Verdict::Redirect(action as i32))
+}
+
+#[inline(always)]
+fn over_ipv4(
+    ctx: &TcContext,
+    packet: &Packet,
+    peer: &Node,
+    config: &Config,
+    udp: UdpHeader,
+) -> Result<(), DropReason> {
+    if config.node_addr.is_unspecified() {
+        return Err(DropReason::NotConfigured);
+    }
+    ctx.adjust_room(
+        TUNNEL_LEN as i32,
+        BPF_ADJ_ROOM_MAC,
+        u64::from(ENCAPSULATION | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4),
+    )
+    .map_err(|_| DropReason::RewriteFailed)?;
     let mut ip = Ipv4Header {
         version_ihl: 0x45,
         // DSCP and ECN go along (RFC 6040, 4.1, normal mode).
@@ -112,41 +159,63 @@ pub fn send(ctx: &TcContext, packet: &Packet, peer: &Node) -> Result<Verdict, Dr
         dst: peer.addr.v4_word(),
     };
     ip.checksum = ip.sum();
-    let udp = UdpHeader {
-        sport: config.tunnel_port,
-        dport: peer.port,
-        len: ((packet.len + UDP_LEN as u32) as u16).to_be(),
-        checksum: 0,
-    };
+    let outer = packet::at::<Outer<Ipv4Header>>(ctx, ETH_LEN).ok_or(DropReason::RewriteFailed)?;
+    // SAFETY: inside the packet and aligned, as `at` says.
+    unsafe { *outer = Outer { ip, udp } };
+    if packet.src.is_v4() { Ok(()) } else { set_ethertype(ctx, ETH_P_IP) }
+}
 
-    let start = ctx.data() + ETH_LEN;
-    if start + TUNNEL_LEN > ctx.data_end() {
-        return Err(DropReason::RewriteFailed);
+#[inline(never)]
+fn over_ipv6(
+    ctx: &TcContext,
+    packet: &Packet,
+    peer: &Node,
+    config: &Config,
+    udp: UdpHeader,
+) -> Result<(), DropReason> {
+    if config.node_addr_v6.is_unspecified() {
+        return Err(DropReason::NotConfigured);
     }
-    // SAFETY: a helper call without arguments.
-    let is_neighbour_known = peer.next_hop_until_ns != 0
-        && peer.next_hop_until_ns > unsafe { bpf_ktime_get_coarse_ns() };
-    // SAFETY: the bytes are inside the packet, as just checked, and aligned as in `packet::at`.
-    unsafe {
-        if !packet.src.is_v4() {
-            // The kernel has changed the buffer's protocol, but not the Ethernet header's.
-            *((start - 2) as *mut u16) = ETH_P_IP.to_be();
-        }
-        *(start as *mut Outer) = Outer { ip, udp };
-        if is_neighbour_known {
-            *((start - ETH_LEN) as *mut [u16; 6]) = peer.macs;
-        }
-    }
-
-    count(ProgramCounter::Encapsulated, packet.len);
-    let action = if is_neighbour_known {
-        // SAFETY: a helper call without pointers.
-        unsafe { bpf_redirect(config.uplink_ifindex, 0) }
-    } else {
-        // SAFETY: no next hop is given: the kernel looks route and neighbour up, and resolves it.
-        unsafe { bpf_redirect_neigh(config.uplink_ifindex, core::ptr::null_mut(), 0, 0) }
+    ctx.adjust_room(
+        TUNNEL_LEN_V6 as i32,
+        BPF_ADJ_ROOM_MAC,
+        u64::from(ENCAPSULATION | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6),
+    )
+    .map_err(|_| DropReason::RewriteFailed)?;
+    let first_word = 6 << 28 | (packet.tos & 0xff) << 20 | packet.flow_label();
+    let ip = Ipv6Header {
+        version_class_flow: first_word.to_be_bytes(),
+        payload_len: udp.len,
+        next_header: UDP,
+        hop_limit: TTL,
+        src: config.node_addr_v6.words(),
+        dst: peer.addr.words(),
     };
-    Ok(Verdict::Redirect(action as i32))
+    let outer = packet::at::<Outer<Ipv6Header>>(ctx, ETH_LEN).ok_or(DropReason::RewriteFailed)?;
+    // SAFETY: inside the packet and aligned, as `at` says.
+    unsafe { *outer = Outer { ip, udp } };
+    if packet.src.is_v4() { set_ethertype(ctx, ETH_P_IPV6) } else { Ok(()) }
+}
+
+/// The kernel changes the buffer's protocol with the outer header, but not the Ethernet header's.
+#[inline(always)]
+fn set_ethertype(ctx: &TcContext, ethertype: u16) -> Result<(), DropReason> {
+    let field = packet::at::<u16>(ctx, ETH_LEN - 2).ok_or(DropReason::RewriteFailed)?;
+    // SAFETY: inside the packet and aligned, as `at` says.
+    unsafe { *field = ethertype.to_be() };
+    Ok(())
+}
+
+/// Makes a tunnel packet over IPv6 as long as one over IPv4: what is done with it from here on is
+/// done in one place. Of the outer IP header only a part is left, of which nothing is read.
+#[inline(always)]
+pub fn shorten(ctx: &TcContext) -> Result<(), DropReason> {
+    ctx.adjust_room(
+        IPV4_LEN as i32 - IPV6_LEN as i32,
+        BPF_ADJ_ROOM_MAC,
+        u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET),
+    )
+    .map_err(|_| DropReason::TunnelMalformed)
 }
 
 /// Takes the outer headers off a packet whose inner one is of either family.
@@ -156,10 +225,5 @@ pub fn decapsulate(ctx: &TcContext, is_v4: bool) -> Result<(), DropReason> {
     let flags = BPF_F_ADJ_ROOM_FIXED_GSO | family;
     ctx.adjust_room(-(TUNNEL_LEN as i32), BPF_ADJ_ROOM_MAC, u64::from(flags))
         .map_err(|_| DropReason::RewriteFailed)?;
-    if !is_v4 {
-        let ethertype = packet::at::<u16>(ctx, ETH_LEN - 2).ok_or(DropReason::RewriteFailed)?;
-        // SAFETY: inside the packet and aligned, as `at` says.
-        unsafe { *ethertype = ETH_P_IPV6.to_be() };
-    }
-    Ok(())
+    set_ethertype(ctx, if is_v4 { ETH_P_IP } else { ETH_P_IPV6 })
 }

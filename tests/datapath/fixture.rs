@@ -129,6 +129,11 @@ impl Sent {
         self.out(REDIRECT, &[ProgramCounter::Encapsulated], Some(outer))
     }
 
+    /// Through the tunnel as this frame, with the outer header and all.
+    pub fn encapsulated(self, frame: Vec<u8>) -> Self {
+        self.out(REDIRECT, &[ProgramCounter::Encapsulated], Some(frame))
+    }
+
     /// From outside of the overlay to an instance of this node.
     pub fn entered(self, frame: Vec<u8>) -> Self {
         let counts = [ProgramCounter::Delivered, ProgramCounter::EnteredOverlay];
@@ -414,6 +419,15 @@ impl Sent {
             counted.extend((0..change.packets).map(|_| format!("{count:?}")));
             let bytes = match count {
                 Count::Did(ProgramCounter::Refused) => output.len(),
+                // The outer header of one over IPv6 is shortened once its sender is known.
+                Count::Drop(reason)
+                    if !matches!(reason, DropReason::UnknownPeer | DropReason::TunnelMalformed)
+                        && !is_v4(&self.packet)
+                        && self.program == "from_uplink"
+                        && opinion::inner(&self.packet).is_some() =>
+                {
+                    self.packet.len() - 20
+                }
                 Count::Did(
                     ProgramCounter::Passed
                     | ProgramCounter::ProbeReflected
@@ -481,11 +495,13 @@ impl Sent {
 fn inner_len(packet: &[u8], program: &str, changes: &[(Count, net_common::Counter)]) -> usize {
     let is_tunnelled = program == "from_uplink"
         && changes.iter().any(|(count, _)| *count == Count::Did(ProgramCounter::Decapsulated));
-    let at = if is_tunnelled { ETH_LEN + crate::packets::TUNNEL_LEN } else { ETH_LEN };
+    let (at, is_inner_v4) = match opinion::inner(packet) {
+        Some(inner) if is_tunnelled => inner,
+        _ => (ETH_LEN, is_v4(packet)),
+    };
     let word = |offset: usize| {
         usize::from(u16::from_be_bytes([packet[at + offset], packet[at + offset + 1]]))
     };
-    let is_inner_v4 = if is_tunnelled { packet[at] >> 4 == 4 } else { is_v4(packet) };
     if is_inner_v4 { word(2) } else { 40 + word(4) }
 }
 

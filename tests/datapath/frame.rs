@@ -1,12 +1,13 @@
 //! Frames put together by hand: what a builder of well-formed packets does not offer.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use net_common::packet::{ICMP, ICMPV6, IPV4_LEN, IPV6_LEN, TCP, UDP};
 
 use crate::{
     harness::{NODE_IP, TUNNEL_PORT},
     packets::{ETH_LEN, MACS, TUNNEL_LEN, sum},
+    world::NODE_IP6,
 };
 
 /// Transports that are balanced.
@@ -210,6 +211,21 @@ pub fn encapsulated(to: Ipv4Addr, inner: &[u8]) -> Vec<u8> {
     outer[ETH_LEN + 1] = tos;
     let mut outer = summed(outer);
     outer[ETH_LEN + 26..ETH_LEN + TUNNEL_LEN].fill(0);
+    outer
+}
+
+/// As [`encapsulated`], over IPv6, from [`NODE_IP6`], of a packet that was sent as `sent`.
+pub fn encapsulated_v6(to: Ipv6Addr, sent: &[u8], inner: &[u8]) -> Vec<u8> {
+    let packet = &inner[ETH_LEN..];
+    let parsed = crate::opinion::parse(sent, ETH_LEN, is_v4(sent)).expect("a good packet");
+    let mut bytes = [TUNNEL_PORT.to_be_bytes(), TUNNEL_PORT.to_be_bytes()].concat();
+    bytes.extend(((8 + packet.len()) as u16).to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend_from_slice(packet);
+    let mut outer = frame(NODE_IP6.into(), to.into(), UDP, &bytes);
+    let first = 6 << 28 | parsed.tos << 20 | parsed.flow_label();
+    outer[ETH_LEN..ETH_LEN + 4].copy_from_slice(&first.to_be_bytes());
+    outer[ETH_LEN + 40 + 6..ETH_LEN + 48].fill(0);
     outer
 }
 

@@ -7,7 +7,10 @@
 
 use std::env;
 
-use net_common::{DropReason, ProgramCounter, packet::ETH_LEN};
+use net_common::{
+    DropReason, ProgramCounter,
+    packet::{ETH_LEN, TUNNEL_LEN_V6},
+};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use crate::{
@@ -207,11 +210,12 @@ fn is_answer_right(frame: &[u8]) -> bool {
 }
 
 fn outer_header_is_right(frame: &[u8]) -> bool {
-    sum(&frame[ETH_LEN..ETH_LEN + 20]) == 0
+    !is_v4(frame) || sum(&frame[ETH_LEN..ETH_LEN + 20]) == 0
 }
 
 fn inner_frame(frame: &[u8]) -> Vec<u8> {
-    let inner = &frame[ETH_LEN + TUNNEL_LEN..];
+    let len = if is_v4(frame) { TUNNEL_LEN } else { TUNNEL_LEN_V6 };
+    let inner = &frame[ETH_LEN + len..];
     let ethertype =
         if inner.first().is_some_and(|first| first >> 4 == 6) { 0x86dd } else { 0x0800 };
     [&frame[..12], &u16::to_be_bytes(ethertype), inner].concat()

@@ -177,7 +177,7 @@ impl Datapath {
         self.array::<Node>("nodes").get(&id, 0).expect("in range")
     }
 
-    pub fn peer(&mut self, addr: Ipv4Addr, port: u16, node: u32) {
+    pub fn peer(&mut self, addr: impl Into<Addr>, port: u16, node: u32) {
         let key = PeerKey { addr: addr.into(), port: port.to_be(), _pad: 0 };
         self.hash::<PeerKey, u32>("peers").insert(key, node, 0).expect("room");
     }

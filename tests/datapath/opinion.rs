@@ -4,14 +4,15 @@
 use net_common::{
     Counter, DropReason, NodeState, Packet, ProgramCounter,
     flow::OUTSIDE,
-    packet::{self, Bytes, ETH_LEN, Fragment, IPV4_LEN},
+    packet::{self, Bytes, ETH_LEN, Fragment, IPV4_LEN, IPV6_LEN, UDP_LEN},
 };
 
 use crate::{
     counts::Count,
     frame::is_v4,
     harness::{Datapath, NODE_IP, TUNNEL_PORT},
-    packets::{TUNNEL_LEN, sum},
+    packets::sum,
+    world::NODE_IP6,
 };
 
 /// Reasons that only the parser gives.
@@ -52,13 +53,15 @@ impl Opinion {
         }
         let parsed = match program {
             "from_uplink" => match inner(packet) {
-                Some(true) if is_damaged(&packet[ETH_LEN + TUNNEL_LEN..]) => {
-                    match parse(packet, ETH_LEN + TUNNEL_LEN, true) {
+                Some((at, true)) if is_v4(packet) && is_damaged(&packet[at..]) => {
+                    match parse(packet, at, true) {
                         Ok(_) => return Self::Damaged,
                         fault => fault,
                     }
                 }
-                Some(is_inner_v4) => parse(packet, ETH_LEN + TUNNEL_LEN, is_inner_v4),
+                Some((at, is_inner_v4)) if is_v4(packet) => parse(packet, at, is_inner_v4),
+                // A node without an IPv6 address reads none of them.
+                Some(_) => return Self::None,
                 // What cannot be read there is passed.
                 None => return Self::None,
             },
@@ -108,18 +111,25 @@ fn is_damaged(packet: &[u8]) -> bool {
     packet[0] == 0x45 && packet.get(..IPV4_LEN).is_some_and(|header| sum(header) != 0)
 }
 
-/// Whether an IP packet is inside a tunnel packet to this node, and if so whether it is IPv4.
-fn inner(packet: &[u8]) -> Option<bool> {
-    let is_tunnel = packet.len() > ETH_LEN + TUNNEL_LEN
-        && is_v4(packet)
-        && packet[ETH_LEN] == 0x45
-        && packet[ETH_LEN + 9] == packet::UDP
-        && packet[30..34] == NODE_IP.octets()
-        && packet[36..38] == TUNNEL_PORT.to_be_bytes()
-        && u16::from_be_bytes([packet[20], packet[21]]) & 0x3fff == 0;
-    match packet.get(ETH_LEN + TUNNEL_LEN).map(|first| first >> 4) {
-        Some(4) if is_tunnel => Some(true),
-        Some(6) if is_tunnel => Some(false),
+/// Where an IP packet is inside a tunnel packet to this node, and whether it is IPv4.
+pub fn inner(packet: &[u8]) -> Option<(usize, bool)> {
+    let is_v4 = is_v4(packet);
+    let udp = ETH_LEN + if is_v4 { IPV4_LEN } else { IPV6_LEN };
+    if packet.get(udp + 2..udp + 4)? != TUNNEL_PORT.to_be_bytes() {
+        return None;
+    }
+    let is_tunnel = if is_v4 {
+        packet[ETH_LEN] == 0x45
+            && packet[ETH_LEN + 9] == packet::UDP
+            && packet[30..34] == NODE_IP.octets()
+            && u16::from_be_bytes([packet[20], packet[21]]) & 0x3fff == 0
+    } else {
+        packet[ETH_LEN + 6] == packet::UDP && packet[38..54] == NODE_IP6.octets()
+    };
+    let at = udp + UDP_LEN;
+    match packet.get(at).map(|first| first >> 4) {
+        Some(4) if is_tunnel => Some((at, true)),
+        Some(6) if is_tunnel => Some((at, false)),
         _ => None,
     }
 }
@@ -162,9 +172,9 @@ pub fn check_destination(
         };
     }
     if did(ProgramCounter::Encapsulated) {
-        let to = net_common::Addr::from(std::net::Ipv4Addr::new(
-            output[30], output[31], output[32], output[33],
-        ));
+        let is_over_v4 = is_v4(output);
+        let outer = parse(output, ETH_LEN, is_over_v4).map_err(|r| r.name().to_owned())?;
+        let to = outer.dst;
         let (established, opening) = datapath.flow_entries();
         let nodes: Vec<u32> =
             established.iter().chain(&opening).map(|(_, flow)| flow.node).collect();

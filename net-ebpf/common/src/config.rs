@@ -9,10 +9,11 @@ use crate::Addr;
     Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct Config {
-    /// This node's underlay address: source of the tunnel packets it sends, destination of those
-    /// it accepts, and address of its published ports.
+    /// This node's IPv4 underlay address: source of the tunnel packets it sends to peers that have
+    /// one, destination of those it accepts, and address of its published ports; unspecified
+    /// without.
     pub node_addr: Addr,
-    /// Its IPv6 address for published ports and for what leaves the overlay; unspecified without.
+    /// Its IPv6 underlay address, for the same.
     pub node_addr_v6: Addr,
     /// Interface of the underlay; 0 = not attached yet, nothing is sent.
     pub uplink_ifindex: u32,

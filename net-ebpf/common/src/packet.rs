@@ -11,8 +11,10 @@ pub const IPV6_LEN: usize = 40;
 pub const UDP_LEN: usize = 8;
 /// An ICMP header (RFC 792, RFC 4443), in front of what an error quotes.
 pub const ICMP_LEN: usize = 8;
-/// What the tunnel adds between the Ethernet header and the inner packet.
+/// What the tunnel adds between the Ethernet header and the inner packet, over IPv4 …
 pub const TUNNEL_LEN: usize = IPV4_LEN + UDP_LEN;
+/// … and over IPv6.
+pub const TUNNEL_LEN_V6: usize = IPV6_LEN + UDP_LEN;
 
 pub const ETH_P_IP: u16 = 0x0800;
 pub const ETH_P_ARP: u16 = 0x0806;
@@ -331,6 +333,22 @@ impl Packet {
     #[inline(always)]
     pub fn ports_awaited(&self) -> (u16, u16) {
         if self.is_echo() { (self.sport, self.echo_reply()) } else { (self.sport, self.dport) }
+    }
+
+    /// What a tunnel over IPv6 writes into its flow label, 20 bits: paths and receive queues are
+    /// chosen by it, and it is one for all packets of a flow (RFC 6438, 3). The finaliser of
+    /// MurmurHash3.
+    #[inline(always)]
+    pub fn flow_label(&self) -> u32 {
+        let ports = u32::from(self.sport) << 16 | u32::from(self.dport);
+        let [.., src] = self.src.words();
+        let [.., dst] = self.dst.words();
+        let mut hash = src ^ dst.rotate_left(16) ^ ports;
+        hash ^= hash >> 16;
+        hash = hash.wrapping_mul(0x85eb_ca6b);
+        hash ^= hash >> 13;
+        hash = hash.wrapping_mul(0xc2b2_ae35);
+        hash >> 12
     }
 
     /// From the IP header to the transport header, bounded for the verifier.
