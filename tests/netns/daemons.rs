@@ -24,7 +24,8 @@ pub fn net_managers_may_die(scene: &Scene) -> Result<()> {
             scene.client.run(|| -> Result<()> {
                 while !stop.load(Ordering::Relaxed) {
                     let number = connections.load(Ordering::Relaxed);
-                    ask(scene.far.rr_ip, PATIENCE).with_context(|| format!("connection {number}"))?;
+                    ask(scene.far.rr_ip, PATIENCE)
+                        .with_context(|| format!("connection {number}"))?;
                     connections.store(number + 1, Ordering::Relaxed);
                 }
                 Ok(())

@@ -17,13 +17,14 @@ mod path_mtu;
 mod scene;
 mod socket;
 mod traffic;
+mod watch;
 
 use std::process::ExitCode;
 
 use scene::Scene;
 use xylem_tests::suite::{self, Check};
 
-const TRIALS: [Check<Scene>; 43] = [
+const TRIALS: [Check<Scene>; 44] = [
     ("tcp_stream_same_node", |scene| traffic::tcp_stream(scene, scene.near.rr_ip)),
     ("tcp_stream_across_nodes", |scene| traffic::tcp_stream(scene, scene.far.rr_ip)),
     ("tcp_requests", traffic::tcp_requests),
@@ -34,7 +35,6 @@ const TRIALS: [Check<Scene>; 43] = [
     ("an_instance_dials_its_own_service", traffic::self_dial),
     ("corrupted_tunnel_packets_do_not_arrive", traffic::corrupted),
     ("first_packet_is_not_lost", first_packet::not_lost),
-    ("unused_service_is_forgotten_and_found_again", first_packet::forgotten_and_found_again),
     ("unknown_address_is_refused_with_a_reason", first_packet::unknown_address),
     ("operator_is_told_where_a_connection_will_go", operations::explain_agrees),
     ("operator_sees_a_connection_come_and_go", operations::connection_is_seen),
@@ -52,11 +52,13 @@ const TRIALS: [Check<Scene>; 43] = [
     ("node_that_is_cut_off_gets_no_new_flows", failover::cut),
     ("node_that_gets_nothing_gets_no_new_flows", failover::cut_forth),
     ("node_whose_answers_are_lost_gets_no_new_flows", failover::cut_back),
+    ("node_that_comes_and_goes_is_kept_out_for_longer_each_time", failover::flapping),
     ("streams_learn_the_mtu_of_the_underlay", path_mtu::streams),
     ("datagrams_learn_the_mtu_of_the_underlay", path_mtu::datagrams),
     ("clients_outside_reach_published_ports", outside::published),
     ("instances_talk_to_the_outside_where_they_may", outside::masquerade),
     ("a_gigabyte_crosses_the_kernel_alone", path::gigabyte),
+    ("unused_service_is_forgotten_and_found_again", first_packet::forgotten_and_found_again),
     ("sockets_are_not_joined_unless_asked_for", socket::off_by_default),
     ("joined_sockets_carry_streams_unharmed", socket::streams),
     ("joined_sockets_are_read_to_the_end", socket::late_reader),

@@ -11,7 +11,7 @@ use xylem_tests::{
 
 use crate::scene::Scene;
 
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(10);
 
 /// A gigabyte arrives unharmed; and while the tunnel carries all that a connection can give, the
 /// net managers have next to nothing to do.

@@ -54,14 +54,13 @@ pub fn streams(scene: &Scene) -> Result<()> {
             thread::scope(|scope| -> Result<()> {
                 let serve = scope.spawn(|| -> io::Result<_> {
                     let question = digest(&mut server)?;
-                    // The client has shut its side down by now.
-                    let answer = send(&mut server, BYTES)?;
-                    server.shutdown(Shutdown::Write)?;
-                    Ok((question, answer))
+                    // The client has shut its side down by now; this side stays open, so that the
+                    // flow is still there when its bytes are looked up.
+                    Ok((question, send(&mut server, BYTES)?))
                 });
                 let question = send(&mut client, BYTES)?;
                 client.shutdown(Shutdown::Write)?;
-                let answer = digest(&mut client)?;
+                let answer = digest_of(&mut client, BYTES)?;
                 let theirs = serve.join().expect("it reports errors and does not panic")?;
                 ensure!(theirs == (question, answer), "what arrived is not what was sent");
                 Ok(())
@@ -391,13 +390,24 @@ fn send(stream: &mut TcpStream, bytes: usize) -> io::Result<[u8; 32]> {
 
 /// Of all that comes until the end.
 fn digest(stream: &mut TcpStream) -> io::Result<[u8; 32]> {
+    digest_of(stream, usize::MAX)
+}
+
+/// Of what comes until the end, or of so many bytes.
+fn digest_of(stream: &mut TcpStream, bytes: usize) -> io::Result<[u8; 32]> {
     let (mut sum, mut buffer) = (Sha256::new(), vec![0; 64 << 10]);
-    loop {
-        match read(stream, &mut buffer)? {
-            0 => return Ok(sum.finalize().into()),
-            len => sum.update(&buffer[..len]),
+    let mut left = bytes;
+    while left > 0 {
+        let most = left.min(buffer.len());
+        match read(stream, &mut buffer[..most])? {
+            0 => break,
+            len => {
+                sum.update(&buffer[..len]);
+                left -= len;
+            }
         }
     }
+    Ok(sum.finalize().into())
 }
 
 /// Reads once. The kernel wakes readers of joined sockets for nothing and has them return, as after
