@@ -175,6 +175,10 @@ fn the_programs_follow_the_default_route_and_flows_go_on() {
         .await;
         exchange(SECOND_ADDRESS).await;
 
+        // It is the new one that is watched now.
+        ip(&format!("link set {SECOND} mtu 1350"));
+        wait_sizes(&host, &client, [1322; 3]).await;
+
         // The interface goes, and the other way is the one that is left.
         ip(&format!("route add default via {GATEWAY} dev {UPLINK} metric 100"));
         ip(&format!("link del {SECOND}"));

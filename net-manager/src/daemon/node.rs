@@ -76,7 +76,7 @@ impl Node {
         bpffs::prepare(&config.bpffs_root)?;
         let lock = bpffs::lock(&config.bpffs_root).await?;
         let netlink = Netlink::open()?;
-        let watcher = Watcher::open(Wanted {
+        let mut watcher = Watcher::open(Wanted {
             interface: config.uplink.clone(),
             address: config.node_address,
             address_v6: config.node_address_v6,

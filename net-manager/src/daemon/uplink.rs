@@ -57,6 +57,11 @@ fn carried(uplink: &Uplink, is_enforced: bool) -> Carried {
     Carried { uplink_mtu: uplink.interface.mtu, instance_mtu: uplink.instance_mtu(), is_enforced }
 }
 
+/// Whether instances with IPv6 have larger interfaces than the uplink has room for.
+fn is_tight(uplink: &Uplink) -> bool {
+    uplink.instance_mtu() < IPV6_LEAST_MTU
+}
+
 /// Sizes at the start: what the net manager before knew, by the programs' configuration, and what
 /// holds now. Until the instances were looked at, they may be larger.
 pub(super) fn set_carried_at_start(worker: &mut Worker, uplink: &Uplink, before: &NodeConfig) {
@@ -67,7 +72,7 @@ pub(super) fn set_carried_at_start(worker: &mut Worker, uplink: &Uplink, before:
         let uplink_mtu = mtu_before + tunnel_overhead(&own);
         worker.set_carried(Carried { uplink_mtu, instance_mtu: mtu_before, is_enforced: true });
     }
-    worker.set_carried(carried(uplink, mtu < mtu_before || mtu < IPV6_LEAST_MTU));
+    worker.set_carried(carried(uplink, mtu < mtu_before || is_tight(uplink)));
 }
 
 impl Daemon {
@@ -106,7 +111,8 @@ impl Daemon {
             self.worker.on_other_way();
         }
         let shrinks = uplink.instance_mtu() < self.uplink.instance_mtu();
-        self.worker.set_carried(carried(uplink, shrinks || self.oversized));
+        let is_enforced = shrinks || self.oversized || is_tight(uplink);
+        self.worker.set_carried(carried(uplink, is_enforced));
         self.commit();
         let config = self.maps.config()?;
         self.maps.set_config(&configured(uplink, config))?;
@@ -125,10 +131,13 @@ impl Daemon {
         self.injector.set_mtu(uplink.instance_mtu());
         self.watchers.move_to(uplink);
         self.worker.on_address(uplink.address);
-        if is_other_way && let Some(session) = &self.session {
+        let is_elsewhere = addresses(&before) != addresses(uplink);
+        if (is_other_way || is_elsewhere)
+            && let Some(session) = &self.session
+        {
             session.check_way();
         }
-        if addresses(&before) != addresses(uplink) {
+        if is_elsewhere {
             self.remover.keep_outside(&addresses(uplink));
         }
         self.refitter.start(uplink);
@@ -138,7 +147,7 @@ impl Daemon {
     /// The instances have the size of the uplink, but for so many.
     pub(super) fn on_refitted(&mut self, larger: Option<usize>) {
         // Of what could not be looked at, nothing is known.
-        self.oversized = larger != Some(0);
+        self.oversized = larger != Some(0) || is_tight(&self.uplink);
         if let Some(larger @ 1..) = larger {
             warn!(
                 instances = larger,

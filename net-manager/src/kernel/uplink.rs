@@ -39,6 +39,8 @@ type Changes = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAdd
 #[derive(Debug)]
 pub struct Watcher {
     wanted: Wanted,
+    /// Interfaces that are the uplink, or may become it when they change.
+    candidates: Vec<u32>,
     handle: Handle,
     changes: Changes,
     _connection: AbortOnDropHandle<()>,
@@ -60,7 +62,7 @@ impl Watcher {
         let (connection, handle, changes) =
             rtnetlink::new_multicast_connection(&groups).map_err(NetlinkError::Socket)?;
         let connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        Ok(Self { wanted, handle, changes, _connection: connection })
+        Ok(Self { wanted, candidates: Vec::new(), handle, changes, _connection: connection })
     }
 
     /// What the uplink is now.
@@ -68,10 +70,21 @@ impl Watcher {
     /// # Errors
     /// The kernel refuses to tell, or no interface can be the uplink.
     pub async fn look(
-        &self,
+        &mut self,
         before: Option<&Uplink>,
     ) -> Result<Result<Uplink, NoUplink>, NetlinkError> {
-        Ok(uplink::choose(&self.wanted, before, &self.see().await?))
+        let seen = self.see().await?;
+        let chosen = uplink::choose(&self.wanted, before, &seen);
+        self.candidates = match &self.wanted.interface {
+            Some(ifname) => {
+                let named = seen.interfaces.into_iter().find(|own| own.name == *ifname);
+                named.map(|own| own.index).into_iter().collect()
+            }
+            None => seen.default_routes,
+        };
+        let uplinks = [before, chosen.as_ref().ok()];
+        self.candidates.extend(uplinks.into_iter().flatten().map(|uplink| uplink.interface.index));
+        Ok(chosen)
     }
 
     /// Tells the uplink whenever it has changed, until nobody listens any more. While nothing can
@@ -99,7 +112,7 @@ impl Watcher {
                 }
             }
             tokio::select! {
-                is_heard = self.concerned(before.interface.index) => {
+                is_heard = self.concerned() => {
                     if is_heard {
                         // A burst is one change; what comes meanwhile is seen as well.
                         sleep(SETTLE).await;
@@ -114,9 +127,9 @@ impl Watcher {
     }
 
     /// Waits for a change that can make another uplink; false if no more will be heard here.
-    async fn concerned(&mut self, uplink: u32) -> bool {
+    async fn concerned(&mut self) -> bool {
         while let Some((change, _)) = self.changes.next().await {
-            if concerns(&change.payload, &self.wanted, uplink) {
+            if concerns(&change.payload, &self.wanted, &self.candidates) {
                 return true;
             }
         }
@@ -177,18 +190,22 @@ impl Watcher {
 }
 
 /// Whether another uplink can follow from a change. What was lost may have been anything.
-fn concerns(change: &NetlinkPayload<RouteNetlinkMessage>, wanted: &Wanted, uplink: u32) -> bool {
+fn concerns(
+    change: &NetlinkPayload<RouteNetlinkMessage>,
+    wanted: &Wanted,
+    candidates: &[u32],
+) -> bool {
     let NetlinkPayload::InnerMessage(message) = change else { return true };
     match message {
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
-            link.header.index == uplink
+            candidates.contains(&link.header.index)
                 || link.attributes.iter().any(|attribute| {
                     matches!(attribute, LinkAttribute::IfName(ifname)
                         if wanted.interface.as_ref() == Some(ifname))
                 })
         }
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
-            address.header.index == uplink || wanted.interface.is_none()
+            candidates.contains(&address.header.index)
         }
         RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
             wanted.interface.is_none() && default_route(route).is_some()

@@ -123,6 +123,9 @@ pub async fn resize(
 ) -> Result<usize, VethError> {
     let links = of_instances(netlink, data_path).await?.into_iter();
     let mut pairs: HashMap<u32, Link> = links.map(|link| (link.index, link)).collect();
+    if pairs.is_empty() {
+        return Ok(0);
+    }
     let mut larger = 0;
     // Whose they are is known by the process that asked for them, which nobody keeps in mind.
     for pid in netns::distinct().map_err(VethError::Processes)? {
