@@ -16,6 +16,9 @@ use net_common::{
 /// `BPF_F_NO_PREALLOC`: memory for entries that exist, not for those that may.
 const NO_PREALLOC: usize = 1;
 
+/// `BPF_F_MMAPABLE`: user space writes entries without a system call.
+const MMAPABLE: usize = 1 << 10;
+
 /// Written by user space.
 #[btf_map(name = "config")]
 pub static CONFIG: Array<Config, 1> = Array::new();
@@ -31,7 +34,7 @@ pub static TABLES: HashMap<u32, Table, { limits::SERVICES as usize }, NO_PREALLO
 
 /// Parts of all lookup tables. Written by user space, which never writes one that is in use.
 #[btf_map(name = "chunks")]
-pub static CHUNKS: Array<Chunk, { limits::CHUNKS as usize }> = Array::new();
+pub static CHUNKS: Array<Chunk, { limits::CHUNKS as usize }, MMAPABLE> = Array::new();
 
 /// By slot: how many flows a round-robin address has placed. Written here.
 #[btf_map(name = "cursors")]
@@ -39,7 +42,7 @@ pub static CURSORS: Array<u64, { limits::SERVICES as usize }> = Array::new();
 
 /// By id; written by user space.
 #[btf_map(name = "instances")]
-pub static INSTANCES: Array<Instance, { limits::INSTANCES as usize }> = Array::new();
+pub static INSTANCES: Array<Instance, { limits::INSTANCES as usize }, MMAPABLE> = Array::new();
 
 /// By id; written by user space.
 #[btf_map(name = "nodes")]

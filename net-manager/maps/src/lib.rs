@@ -13,6 +13,7 @@ mod observe;
 mod open;
 mod pinned;
 mod ring;
+mod shared;
 mod snapshot;
 mod take;
 mod turns;

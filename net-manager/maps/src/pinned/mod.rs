@@ -30,6 +30,7 @@ use crate::{
     name::Name,
     observe,
     open::{OpenError, find, unreadable},
+    shared::SharedArray,
     snapshot,
     turns::Turn,
 };
@@ -50,7 +51,8 @@ pub fn is_full(error: &MapsError) -> bool {
     let MapError::SyscallError(SyscallError { io_error, .. }) = &*error.source else {
         return false;
     };
-    // Hash maps say E2BIG, tries and LRU maps that find nothing to evict ENOSPC or ENOMEM.
+    // Hash maps say E2BIG, tries and our own tables of chunks ENOSPC. A machine without memory
+    // (ENOMEM) is another matter.
     const E2BIG: i32 = 7;
     io_error.raw_os_error() == Some(E2BIG) || io_error.kind() == io::ErrorKind::StorageFull
 }
@@ -97,11 +99,11 @@ pub struct PinnedMaps {
     config: Array<MapData, Config>,
     services: HashMap<MapData, Addr, Service>,
     tables: HashMap<MapData, u32, Table>,
-    chunks: Array<MapData, Chunk>,
+    chunks: SharedArray<Chunk>,
     /// Known once the first table is written: who only reads does without.
     written_tables: Option<WrittenTables>,
     cursors: Array<MapData, u64>,
-    instances: Array<MapData, Instance>,
+    instances: SharedArray<Instance>,
     nodes: Array<MapData, Node>,
     peers: HashMap<MapData, PeerKey, u32>,
     endpoints: HashMap<MapData, Addr, Endpoint>,
@@ -133,10 +135,10 @@ impl PinnedMaps {
             config: open(&dir, "config")?,
             services: open(&dir, "services")?,
             tables: open(&dir, "tables")?,
-            chunks: open(&dir, "chunks")?,
+            chunks: SharedArray::new(open(&dir, "chunks")?),
             written_tables: None,
             cursors: open(&dir, "cursors")?,
-            instances: open(&dir, "instances")?,
+            instances: SharedArray::new(open(&dir, "instances")?),
             nodes: open(&dir, "nodes")?,
             peers: open(&dir, "peers")?,
             endpoints: open(&dir, "endpoints")?,
@@ -196,8 +198,8 @@ impl PinnedMaps {
         let chunks = tables.iter().map(|(_, table)| chunks::of(table).len()).sum();
         Ok(vec![
             of("services", &self.services)?,
-            array("chunks", chunks, self.chunks.len()),
-            array("instances", self.instances()?.len(), self.instances.len()),
+            array("chunks", chunks, self.chunks.array().len()),
+            array("instances", self.instances()?.len(), self.instances.array().len()),
             array("nodes", self.nodes()?.len(), self.nodes.len()),
             of("peers", &self.peers)?,
             of("endpoints", &self.endpoints)?,
@@ -248,7 +250,7 @@ impl PinnedMaps {
         let mut ids = Vec::new();
         for chunk in chunks::of(&table).take(chunks::needed(limits::TABLE_SLOTS as usize) as usize)
         {
-            ids.extend(self.chunks.get(&chunk, 0).map_err(read("chunks"))?.ids);
+            ids.extend(self.chunks.array().get(&chunk, 0).map_err(read("chunks"))?.ids);
         }
         ids.truncate(table.len as usize);
         Ok(ids)
@@ -262,7 +264,7 @@ impl PinnedMaps {
         if self.written_tables.is_none() {
             let tables = snapshot::entries(&self.tables).map_err(read("tables"))?;
             let chunks =
-                Chunks::new(self.chunks.len(), tables.iter().map(|(_, table)| *table), now);
+                Chunks::new(self.chunks.array().len(), tables.iter().map(|(_, table)| *table), now);
             self.written_tables =
                 Some(WrittenTables { chunks, tables: tables.into_iter().collect() });
         }
@@ -296,25 +298,25 @@ impl PinnedMaps {
 
     /// How many chunks all lookup tables have together.
     pub fn chunk_capacity(&self) -> u32 {
-        self.chunks.len()
+        self.chunks.array().len()
     }
 
     /// Every entry that was ever written, those of instances that are gone included.
     pub fn instances(&self) -> Result<Vec<(u32, Instance)>, MapsError> {
-        snapshot::written(&self.instances).map_err(read("instances"))
+        snapshot::written(self.instances.array()).map_err(read("instances"))
     }
 
     pub fn instance(&self, id: u32) -> Result<Instance, MapsError> {
-        self.instances.get(&id, 0).map_err(read("instances"))
+        self.instances.array().get(&id, 0).map_err(read("instances"))
     }
 
     pub fn set_instance(&mut self, id: u32, instance: &Instance) -> Result<(), MapsError> {
-        self.instances.set(id, instance, 0).map_err(write("instances"))
+        self.instances.set(id, instance).map_err(write("instances"))
     }
 
     /// How many ids the map `instances` has.
     pub fn instance_capacity(&self) -> u32 {
-        self.instances.len()
+        self.instances.array().len()
     }
 
     /// How many slots `tables`, `cursors` and `service_traffic` have.
@@ -478,7 +480,7 @@ fn optional<V>(result: Result<V, MapError>) -> Result<Option<V>, MapError> {
 
 /// First what is referred to.
 fn write_table(
-    chunks: &mut Array<MapData, Chunk>,
+    chunks: &mut SharedArray<Chunk>,
     tables: &mut HashMap<MapData, u32, Table>,
     slot: u32,
     table: Table,
@@ -487,7 +489,7 @@ fn write_table(
     for (index, ids) in (table.first..).zip(ids.chunks(limits::CHUNK_IDS as usize)) {
         let mut chunk = Chunk::default();
         chunk.ids[..ids.len()].copy_from_slice(ids);
-        chunks.set(index, chunk, 0).map_err(write("chunks"))?;
+        chunks.set(index, &chunk).map_err(write("chunks"))?;
     }
     tables.insert(slot, table, 0).map_err(write("tables"))
 }
