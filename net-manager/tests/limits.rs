@@ -3,14 +3,15 @@
 mod support;
 
 use std::{
+    cell::RefCell,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, MapInfo};
 use net_common::{
-    Addr, Flow, FlowKey, Instance,
+    Addr, Flow, FlowKey, Instance, Service,
     flow::{OUTSIDE, flags, from_node},
 };
 use net_manager::{
@@ -20,15 +21,18 @@ use net_manager::{
             pace::{Pace, Seen},
         },
         ifname::DataPathId,
+        plan::MapOp,
+        tables::Tables,
     },
     kernel::{
+        apply::apply,
         clock,
         inject::Injector,
         sweep::{Stop, SweepError, sweep},
         veth,
     },
 };
-use net_maps::FlowTable;
+use net_maps::{FlowTable, is_full};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
 use support::{NODE_ADDRESS, cluster::Cluster, on_a_new_host, process::Process, wait_for};
 
@@ -69,6 +73,103 @@ fn a_full_map_is_counted_and_shown_and_the_rest_works() {
         manager.undeploy(WEB, 0).await;
         manager.deploy(WEB, 0, &process).await;
         manager.stop().await;
+    });
+}
+
+#[test]
+fn a_lookup_table_without_room_leaves_the_one_before() {
+    on_a_new_host(|host| async move {
+        let mut config = host.config();
+        // And twice as many chunks.
+        config.map_sizes.services = 8;
+        host.start_with(config).await.stop().await;
+        let mut maps = host.maps();
+        maps.set_table(1, &[5; 33]).unwrap();
+        maps.set_table(2, &[6; 13 * 32]).unwrap();
+        for (slot, ids) in [(1, vec![7; 40]), (3, vec![7; 33])] {
+            let error = maps.set_table(slot, &ids).unwrap_err();
+            assert!(is_full(&error), "{error}");
+        }
+        assert_eq!(maps.table(1).unwrap(), [5; 33]);
+        assert_eq!(maps.table(3).unwrap(), [0; 0]);
+
+        // What depends on it is not written either, what does not is.
+        let service = |slot| Service { slot, ..Service::default() };
+        let addr = |last| Addr::from(Ipv4Addr::new(10, 30, 0, last));
+        let ops = [
+            MapOp::SetTable(3, vec![7; 33]),
+            MapOp::SetService(addr(3), service(3)),
+            MapOp::SetService(addr(4), service(4)),
+        ];
+        let mut held = Tables::default();
+        let applied = apply(&mut maps, &mut held, &ops);
+        assert_eq!(applied.full, ["chunks"]);
+        assert!(applied.failure.is_none() && !applied.is_complete());
+        let written: Vec<Addr> = maps.services().unwrap().into_iter().map(|(a, _)| a).collect();
+        assert_eq!(written, [addr(4)]);
+        assert!(held.services.get(addr(3)).is_none() && held.tables.get(3).is_none());
+
+        // It is as soon as there is room.
+        maps.set_table(2, &[]).unwrap();
+        let maps = RefCell::new((maps, held));
+        wait_for("room", || async {
+            let (maps, held) = &mut *maps.borrow_mut();
+            let applied = apply(maps, held, &ops);
+            if applied.is_complete() { Ok(()) } else { Err(format!("{applied:?}")) }
+        })
+        .await;
+        let (maps, _) = maps.into_inner();
+        assert_eq!(maps.table(3).unwrap(), [7; 33]);
+        assert_eq!(maps.services().unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn a_lookup_table_that_cannot_be_found_keeps_no_chunk() {
+    on_a_new_host(|host| async move {
+        let mut config = host.config();
+        config.map_sizes.services = 8;
+        host.start_with(config).await.stop().await;
+        let mut maps = host.maps();
+        for slot in 0..8 {
+            maps.set_table(slot, &[slot + 1]).unwrap();
+        }
+        // As many as there are chunks left: the map `tables` has no room for another.
+        for _ in 0..8 {
+            let error = maps.set_table(8, &[9]).unwrap_err();
+            assert!(is_full(&error) && error.map == "tables", "{error}");
+        }
+        let maps = RefCell::new(maps);
+        wait_for("chunks", || async {
+            let replaced = maps.borrow_mut().set_table(0, &[9; 8 * 32]);
+            replaced.map_err(|error| error.to_string())
+        })
+        .await;
+        let maps = maps.into_inner();
+        assert_eq!(maps.table(0).unwrap(), [9; 8 * 32]);
+        assert!((1..8).all(|slot| maps.table(slot).unwrap() == [slot + 1]));
+    });
+}
+
+#[test]
+fn instances_and_lookup_tables_are_written_without_a_system_call() {
+    on_a_new_host(|host| async move {
+        host.start().await.stop().await;
+        const MMAPABLE: u32 = 1 << 10;
+        for name in ["instances", "chunks"] {
+            let path = net_maps::layout_dir(&host.bpffs()).join(name);
+            let flags = MapInfo::from_pin(path).unwrap().map_flags();
+            assert_eq!(flags & MMAPABLE, MMAPABLE, "{name}");
+        }
+        let mut maps = host.maps();
+        let last = maps.instance_capacity() - 1;
+        let instance = Instance { generation: 1, number: 7, state: 2, ..Instance::default() };
+        maps.set_instance(last, &instance).unwrap();
+        let read = host.maps().instances().unwrap();
+        assert_eq!(read, [(last, instance)], "as the kernel has it");
+        maps.set_instance(last + 1, &instance).unwrap_err();
+        maps.set_table_at(1, maps.chunk_capacity() - 1, &[3; 33]).unwrap_err();
+        assert_eq!(host.maps().table(1).unwrap(), [0; 0], "no half of it");
     });
 }
 

@@ -1,5 +1,7 @@
 //! Carries out the writes of a plan, and reads back what the maps hold.
 
+use std::collections::BTreeSet;
+
 use net_common::PeerKey;
 use net_maps::{MapsError, PinnedMaps, is_full};
 
@@ -26,15 +28,28 @@ impl Applied {
 
 /// Writes a plan to the maps, and to `held`, which stands for them.
 ///
-/// Nothing refers to an entry of the maps that can be full (addresses, peers), so a write that
-/// finds no room is left out and the rest goes on. Any other failure ends it, because what
-/// follows may refer to what failed.
+/// A write that finds no room is left out and the rest goes on, but for new addresses of a service
+/// whose lookup table has found none: nothing else refers to an entry of the maps that can be full
+/// (addresses, lookup tables, peers). Any other failure ends it, because what follows may refer to
+/// what failed.
 pub fn apply(maps: &mut PinnedMaps, held: &mut Tables, ops: &[MapOp]) -> Applied {
     let mut applied = Applied::default();
+    let mut without_table = BTreeSet::new();
     for op in ops {
+        if let MapOp::SetService(addr, service) = op
+            && without_table.contains(&service.slot)
+            && held.services.get(*addr).is_none()
+        {
+            continue;
+        }
         match write(maps, held, op) {
             Ok(()) => op.apply(held),
-            Err(error) if is_full(&error) => applied.full.push(error.map),
+            Err(error) if is_full(&error) => {
+                applied.full.push(error.map);
+                if let MapOp::SetTable(slot, _) = op {
+                    without_table.insert(*slot);
+                }
+            }
             Err(error) => {
                 applied.failure = Some(error);
                 break;
