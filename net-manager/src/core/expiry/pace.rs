@@ -1,13 +1,13 @@
 //! How fast the flow table is looked through.
 //!
-//! A look costs the same whether anything has ended or not: 0.4 to 0.5 µs of one CPU an entry, which
-//! is what the kernel takes to fetch it from memory and to copy it (measured on a virtual machine of
-//! two CPUs with kernel 6.18, 1,800,000 entries: 0.89 s, of which 3 % are ours). A flow that has
-//! ended costs 5 µs more, for the system calls that remove it. How often that is spent goes with
+//! A look costs the same whether anything has ended or not: 0.4 to 0.55 µs of one CPU an entry,
+//! which is what the kernel takes to fetch it from memory and to copy it (a virtual machine of two
+//! CPUs with kernel 6.18; 1,800,000 entries in 72 s cost 0.98 s, of which 3 % are ours). A flow that
+//! has ended costs 5 µs more, for the system calls that remove it. How often that is spent goes with
 //! what it is good for:
 //!
 //! * a small table is looked through every five seconds;
-//! * a look at a large one takes its time, [`CALM`] entries a second: 1.2 % of a CPU, whatever the
+//! * a look at a large one takes its time, [`CALM`] entries a second: 1.4 % of a CPU, whatever the
 //!   size, and 80 s for a million flows of two entries. Only beyond seven million entries that
 //!   grows, so that nothing stays for longer than [`LONGEST`] after its end;
 //! * where connections come and go, which shows in how many entries of the last look had ended, it
