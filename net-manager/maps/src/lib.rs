@@ -7,6 +7,7 @@
 mod batch;
 mod chunks;
 mod dry_run;
+mod error;
 mod links;
 mod name;
 mod observe;
@@ -19,8 +20,9 @@ mod take;
 mod turns;
 
 pub use dry_run::DryRunError;
+pub use error::{MapsError, is_full};
 pub use links::{PinnedProgram, pinned_programs};
 pub use name::{BadName, Name};
 pub use observe::{ObserveError, Observer};
 pub use open::{LINKS_DIR, MAPS, OpenError, layout_dir, other_layouts};
-pub use pinned::{FlowTable, FlowWalk, MapUsage, MapsError, PinnedMaps, is_full};
+pub use pinned::{FlowTable, FlowWalk, MapUsage, PinnedMaps};

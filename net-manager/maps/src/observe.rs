@@ -18,8 +18,9 @@ use nix::fcntl::Flock;
 
 use crate::{
     MapsError, OpenError,
+    error::{read, write},
     open::find,
-    pinned::{open, read, write},
+    pinned::open,
     ring::Fill,
     turns::Turn,
 };

@@ -5,9 +5,10 @@ use std::fmt;
 use aya::maps::{HashMap, IterableMap, MapData};
 use net_common::{Flow, FlowKey};
 
-use super::{MapsError, PinnedMaps, optional, read, removed, write};
+use super::PinnedMaps;
 use crate::{
     batch::{self, Batches},
+    error::{MapsError, optional, read, removed, write},
     snapshot,
     take::take,
 };

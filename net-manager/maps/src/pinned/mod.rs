@@ -1,32 +1,31 @@
 //! The maps themselves.
 
+mod counters;
 mod flows;
+mod tables;
 
 use std::{
     fmt,
     hash::Hash,
     io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     sys::SyscallError,
-    util::nr_cpus,
 };
 use net_common::{
-    Addr, Chunk, Config, Counter, DropReason, Endpoint, Explanation, Flow, FlowKey, Instance, Node,
-    PeerKey, ProgramCounter, Published, PublishedKey, Service, Table, Traffic, config::features,
-    limits,
+    Addr, Chunk, Config, Counter, Endpoint, Explanation, Flow, FlowKey, Instance, Node, PeerKey,
+    Published, PublishedKey, Service, Table, Traffic, config::features, limits,
 };
-use nix::time::{ClockId, clock_gettime};
 
 pub use flows::{FlowTable, FlowWalk};
 
 use crate::{
-    chunks::{self, Chunks, NoChunkLeft},
+    chunks,
+    error::{MapsError, optional, read, removed, write},
     name::Name,
     observe,
     open::{OpenError, find, unreadable},
@@ -34,49 +33,7 @@ use crate::{
     snapshot,
     turns::Turn,
 };
-
-/// A read or a write of a map that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {doing} the map `{map}`")]
-pub struct MapsError {
-    /// `read` or `write`.
-    pub doing: &'static str,
-    pub map: &'static str,
-    #[source]
-    pub source: Box<MapError>,
-}
-
-/// Whether the write failed because the map has no room left.
-pub fn is_full(error: &MapsError) -> bool {
-    let MapError::SyscallError(SyscallError { io_error, .. }) = &*error.source else {
-        return false;
-    };
-    // Hash maps say E2BIG, tries and our own tables of chunks ENOSPC. A machine without memory
-    // (ENOMEM) is another matter.
-    const E2BIG: i32 = 7;
-    io_error.raw_os_error() == Some(E2BIG) || io_error.kind() == io::ErrorKind::StorageFull
-}
-
-pub(crate) fn read(map: &'static str) -> impl Fn(MapError) -> MapsError {
-    move |source| MapsError { doing: "read", map, source: Box::new(source) }
-}
-
-pub(crate) fn write(map: &'static str) -> impl Fn(MapError) -> MapsError {
-    move |source| MapsError { doing: "write", map, source: Box::new(source) }
-}
-
-/// A removal of what is not there is done already.
-fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(SyscallError { io_error, .. }))
-            if io_error.kind() == io::ErrorKind::NotFound =>
-        {
-            Ok(())
-        }
-        other => other,
-    }
-}
+use tables::WrittenTables;
 
 /// How full a map is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,13 +41,6 @@ pub struct MapUsage {
     pub name: &'static str,
     pub entries: u32,
     pub capacity: u32,
-}
-
-/// What the only writer of the lookup tables knows of them.
-#[derive(Default)]
-struct WrittenTables {
-    chunks: Chunks,
-    tables: std::collections::HashMap<u32, Table>,
 }
 
 /// All pinned maps of one data path.
@@ -242,65 +192,6 @@ impl PinnedMaps {
         removed(self.services.remove(&addr)).map_err(write("services"))
     }
 
-    /// Instance ids of a slot's lookup table, repeated by weight; empty without one.
-    pub fn table(&self, slot: u32) -> Result<Vec<u32>, MapsError> {
-        let Some(table) = optional(self.tables.get(&slot, 0)).map_err(read("tables"))? else {
-            return Ok(Vec::new());
-        };
-        let mut ids = Vec::new();
-        for chunk in chunks::of(&table).take(chunks::needed(limits::TABLE_SLOTS as usize) as usize)
-        {
-            ids.extend(self.chunks.array().get(&chunk, 0).map_err(read("chunks"))?.ids);
-        }
-        ids.truncate(table.len as usize);
-        Ok(ids)
-    }
-
-    /// Replaces a slot's lookup table in one step; no packet sees half of it. One without ids is
-    /// removed.
-    pub fn set_table(&mut self, slot: u32, ids: &[u32]) -> Result<(), MapsError> {
-        let ids = &ids[..ids.len().min(limits::TABLE_SLOTS as usize)];
-        let now = monotonic();
-        if self.written_tables.is_none() {
-            let tables = snapshot::entries(&self.tables).map_err(read("tables"))?;
-            let chunks =
-                Chunks::new(self.chunks.array().len(), tables.iter().map(|(_, table)| *table), now);
-            self.written_tables =
-                Some(WrittenTables { chunks, tables: tables.into_iter().collect() });
-        }
-        let WrittenTables { chunks: free, tables } = self.written_tables.get_or_insert_default();
-        let before = if ids.is_empty() {
-            removed(self.tables.remove(&slot)).map_err(write("tables"))?;
-            tables.remove(&slot)
-        } else {
-            let count = chunks::needed(ids.len());
-            let first = free.take(count, now).map_err(|NoChunkLeft| no_room("chunks"))?;
-            let table = Table { first, len: ids.len() as u32 };
-            let written = write_table(&mut self.chunks, &mut self.tables, slot, table, ids);
-            if let Err(error) = written {
-                free.give_back(chunks::of(&table), now);
-                return Err(error);
-            }
-            tables.insert(slot, table)
-        };
-        if let Some(before) = before {
-            free.give_back(chunks::of(&before), now);
-        }
-        Ok(())
-    }
-
-    /// As [`Self::set_table`], at chunks that are the caller's own: measurements that add services
-    /// beside those of the net manager take them from the end.
-    pub fn set_table_at(&mut self, slot: u32, first: u32, ids: &[u32]) -> Result<(), MapsError> {
-        let table = Table { first, len: ids.len() as u32 };
-        write_table(&mut self.chunks, &mut self.tables, slot, table, ids)
-    }
-
-    /// How many chunks all lookup tables have together.
-    pub fn chunk_capacity(&self) -> u32 {
-        self.chunks.array().len()
-    }
-
     /// Every entry that was ever written, those of instances that are gone included.
     pub fn instances(&self) -> Result<Vec<(u32, Instance)>, MapsError> {
         snapshot::written(self.instances.array()).map_err(read("instances"))
@@ -408,50 +299,6 @@ impl PinnedMaps {
     pub fn remove_name(&mut self, slot: u32) -> Result<(), MapsError> {
         removed(self.names.remove(&slot)).map_err(write("names"))
     }
-
-    /// Drops by reason since the maps were made, over all CPUs; reasons that never occurred
-    /// included.
-    pub fn drops(&self) -> Result<Vec<(DropReason, Counter)>, MapsError> {
-        let counted = |reason: &DropReason| {
-            let values = self.drops.get(&(*reason as u32), 0).map_err(read("drops"))?;
-            Ok((*reason, sum(&values)))
-        };
-        DropReason::ALL.iter().map(counted).collect()
-    }
-
-    /// What the programs did since the maps were made, over all CPUs.
-    pub fn program_counters(&self) -> Result<Vec<(ProgramCounter, Counter)>, MapsError> {
-        let counted = |counter: &ProgramCounter| Ok((*counter, self.program_counter(*counter)?));
-        ProgramCounter::ALL.iter().map(counted).collect()
-    }
-
-    pub fn program_counter(&self, counter: ProgramCounter) -> Result<Counter, MapsError> {
-        let values = self.program_counters.get(&(counter as u32), 0);
-        Ok(sum(&values.map_err(read("program_counters"))?))
-    }
-
-    /// Traffic of a service IP or instance IP, by its slot.
-    pub fn service_traffic(&self, slot: u32) -> Result<Traffic, MapsError> {
-        let values = self.service_traffic.get(&slot, 0).map_err(read("service_traffic"))?;
-        Ok(sum_traffic(&values))
-    }
-
-    /// Traffic of an instance, by its id.
-    pub fn instance_traffic(&self, id: u32) -> Result<Traffic, MapsError> {
-        let values = self.instance_traffic.get(&id, 0).map_err(read("instance_traffic"))?;
-        Ok(sum_traffic(&values))
-    }
-
-    /// A slot has no owner any more: the next one's counts begin at zero, and so does its turn.
-    pub fn reset_slot(&mut self, slot: u32) -> Result<(), MapsError> {
-        reset(&mut self.service_traffic, slot).map_err(write("service_traffic"))?;
-        self.cursors.set(slot, 0, 0).map_err(write("cursors"))
-    }
-
-    /// An instance id has no owner any more: the next one's counts begin at zero.
-    pub fn reset_instance_traffic(&mut self, id: u32) -> Result<(), MapsError> {
-        reset(&mut self.instance_traffic, id).map_err(write("instance_traffic"))
-    }
 }
 
 pub(crate) fn open<M: TryFrom<Map, Error = MapError>>(
@@ -467,66 +314,5 @@ pub(crate) fn open<M: TryFrom<Map, Error = MapError>>(
             unreadable(&path, io_error)
         }
         source => OpenError::Map { path, source: Box::new(source) },
-    })
-}
-
-fn optional<V>(result: Result<V, MapError>) -> Result<Option<V>, MapError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// First what is referred to.
-fn write_table(
-    chunks: &mut SharedArray<Chunk>,
-    tables: &mut HashMap<MapData, u32, Table>,
-    slot: u32,
-    table: Table,
-    ids: &[u32],
-) -> Result<(), MapsError> {
-    for (index, ids) in (table.first..).zip(ids.chunks(limits::CHUNK_IDS as usize)) {
-        let mut chunk = Chunk::default();
-        chunk.ids[..ids.len()].copy_from_slice(ids);
-        chunks.set(index, &chunk).map_err(write("chunks"))?;
-    }
-    tables.insert(slot, table, 0).map_err(write("tables"))
-}
-
-/// `CLOCK_MONOTONIC`, that of the kernel programs.
-fn monotonic() -> Duration {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
-}
-
-fn no_room(map: &'static str) -> MapsError {
-    let io_error = io::Error::from(io::ErrorKind::StorageFull);
-    let source = MapError::SyscallError(SyscallError { call: "bpf_map_update_elem", io_error });
-    MapsError { doing: "write", map, source: Box::new(source) }
-}
-
-fn reset<V: Pod + Default>(
-    array: &mut PerCpuArray<MapData, V>,
-    index: u32,
-) -> Result<(), MapError> {
-    let cpus = nr_cpus().map_err(|(_, source)| MapError::IoError(source))?;
-    let zeros = PerCpuValues::try_from(vec![V::default(); cpus]).map_err(MapError::IoError)?;
-    array.set(index, zeros, 0)
-}
-
-fn sum(values: &PerCpuValues<Counter>) -> Counter {
-    values.iter().fold(Counter::default(), |sum, value| add(sum, *value))
-}
-
-fn add(a: Counter, b: Counter) -> Counter {
-    Counter { packets: a.packets.wrapping_add(b.packets), bytes: a.bytes.wrapping_add(b.bytes) }
-}
-
-fn sum_traffic(values: &PerCpuValues<Traffic>) -> Traffic {
-    values.iter().fold(Traffic::default(), |sum, value| Traffic {
-        egress: add(sum.egress, value.egress),
-        ingress: add(sum.ingress, value.ingress),
-        new_flows: sum.new_flows.wrapping_add(value.new_flows),
-        last_used_ns: sum.last_used_ns.max(value.last_used_ns),
     })
 }
