@@ -118,7 +118,7 @@ pub fn command(phase: &Phase) -> Option<&DeployCommand> {
     }
 }
 
-/// When [`Event::Tick`] is due.
+/// When [`super::Event::Tick`] is due.
 pub fn deadline(phase: &Phase) -> Option<Instant> {
     match phase {
         Phase::Attaching { attempt: Attempt::Waiting { retry_at, .. }, .. } => Some(*retry_at),
