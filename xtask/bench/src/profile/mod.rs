@@ -25,7 +25,8 @@ use crate::{
 #[command(after_help = "\
 The times are CPU time of the whole machine, by `perf` (Debian: linux-perf), for each packet, \
 kilobyte, request or connection of the load: what other programs run is in it, so let nothing else \
-run. Functions count without those that they call; a program's own are named as it is, with `bpf` in front. What runs with interrupts \
+run. Functions count without those that they call; a program of the data path has `bpf` in front of \
+its name, and the kernel functions that it calls have lines of their own. What runs with interrupts \
 off is put down to where they come on again, often a function with `unlock` or `irq` in its name.
 
 Examples:
