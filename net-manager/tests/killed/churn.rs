@@ -32,6 +32,10 @@ const SERVICES: u8 = 4;
 const NUMBERS: u8 = 3;
 /// Until a request is done, with a net manager that is killed meanwhile.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A service with many instances, which all come and go at once: to write them takes a while.
+const CROWD: &str = "churn.prod.crowd.prod";
+const CROWD_RR: Ipv4Addr = Ipv4Addr::new(10, 30, 20, 1);
+const CROWD_SIZE: u32 = 300;
 const POLICIES: [(u8, IpType); 3] =
     [(2, IpType::Closest), (3, IpType::Underutilized), (4, IpType::Affinity)];
 
@@ -39,6 +43,8 @@ const POLICIES: [(u8, IpType); 3] =
 pub struct World<'a> {
     pub cluster: &'a Cluster,
     pub peers: &'a [Peer],
+    /// Whether the net manager that is looked at was asked something and has not answered yet.
+    pub is_asked: Cell<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +102,8 @@ fn name(service: u8) -> String {
 impl World<'_> {
     /// Much changes at once.
     pub async fn change_everything(&self, chance: &mut StdRng) {
+        let is_there = !self.cluster.state.lock().unwrap().services[CROWD].deployed.is_empty();
+        self.gather_crowd(if is_there { 0 } else { CROWD_SIZE }).await;
         for service in 0..SERVICES {
             for number in 0..NUMBERS {
                 if chance.random_ratio(1, 3) {
@@ -105,6 +113,16 @@ impl World<'_> {
             self.cluster.announce_update(&name(service)).await;
         }
         self.announce_some(chance).await;
+    }
+
+    /// So many instances of the crowd are on a node that is played.
+    async fn gather_crowd(&self, count: u32) {
+        self.cluster.state.lock().unwrap().services.get_mut(CROWD).unwrap().deployed.clear();
+        for number in 0..count {
+            let [high, low] = (number as u16).to_be_bytes();
+            self.cluster.place(CROWD, number, [10, 18, 200 + high, low], PLAYED[0]);
+        }
+        self.cluster.announce_update(CROWD).await;
     }
 
     fn toggle_draining(&self, service: u8, number: u8) {
@@ -134,6 +152,13 @@ impl Churn {
                 cluster.set_address(&name(service), policy, [10, 30, 10 + service, last]);
             }
         }
+        let numbers: Vec<(u32, [u8; 4])> = (0..CROWD_SIZE)
+            .map(|n| {
+                let [high, low] = (n as u16).to_be_bytes();
+                (n, [10, 30, 21 + high, low])
+            })
+            .collect();
+        cluster.declare(CROWD, CROWD_RR.octets(), &numbers);
     }
 
     pub async fn new(seed: u64) -> Self {
@@ -179,7 +204,7 @@ impl Churn {
             4 => {
                 self.slots[index].ports = self.chance.random_range(0..4);
                 if self.slots[index].place == Place::Here {
-                    self.deploy(index, manager).await;
+                    self.deploy(index, world, manager).await;
                 }
             }
             5 => {
@@ -193,8 +218,8 @@ impl Churn {
             }
             _ => {
                 let all = self.addresses();
-                let some = (0..8).map(|_| all[self.chance.random_range(0..all.len())]).collect();
-                dial(dialler, some).await;
+                let some = (0..8).map(|_| all[self.chance.random_range(0..all.len())]);
+                dial(dialler, some.chain([CROWD_RR]).collect()).await;
             }
         }
     }
@@ -212,7 +237,7 @@ impl Churn {
                 instance_number: number,
                 port_mappings: String::new(),
             };
-            self.insist(manager, "/container/undeploy", &request).await;
+            self.insist(world, manager, "/container/undeploy", &request).await;
         }
         let service = |change: &dyn Fn(&mut cluster::Service)| {
             change(world.cluster.state.lock().unwrap().services.get_mut(&name).unwrap());
@@ -224,7 +249,7 @@ impl Churn {
         self.slots[index].place = to;
         match to {
             Place::Nowhere => {}
-            Place::Here => self.deploy(index, manager).await,
+            Place::Here => self.deploy(index, world, manager).await,
             Place::Elsewhere(node) => {
                 let namespace_ip = [10, 18, 100 + node as u8, 2 + index as u8];
                 world.cluster.place(&name, number, namespace_ip, PLAYED[node]);
@@ -233,9 +258,9 @@ impl Churn {
         world.cluster.announce_update(&name).await;
     }
 
-    async fn deploy(&mut self, index: usize, manager: &NetManager) {
+    async fn deploy(&mut self, index: usize, world: &World<'_>, manager: &NetManager) {
         let request = self.deployment(index);
-        self.insist(manager, "/container/deploy", &request).await;
+        self.insist(world, manager, "/container/deploy", &request).await;
     }
 
     fn deployment(&self, index: usize) -> DeployRequest {
@@ -249,11 +274,20 @@ impl Churn {
     }
 
     /// Asks until it is done. What is answered is never a refusal.
-    async fn insist<T: Serialize>(&mut self, manager: &NetManager, path: &str, body: &T) {
+    async fn insist<T: Serialize>(
+        &mut self,
+        world: &World<'_>,
+        manager: &NetManager,
+        path: &str,
+        body: &T,
+    ) {
         let started = Instant::now();
         loop {
             let body = serde_json::to_vec(body).unwrap();
-            match manager.request(Method::POST, path, body).await {
+            world.is_asked.set(true);
+            let reply = manager.request(Method::POST, path, body).await;
+            world.is_asked.set(false);
+            match reply {
                 Ok(reply) => return assert_eq!(reply.status, StatusCode::OK, "{path}: {reply:?}"),
                 Err(error) => assert!(started.elapsed() < PATIENCE, "{path}: {error}"),
             }
@@ -274,6 +308,7 @@ impl Churn {
         let mut all = vec![scene::THERE];
         all.extend(PLAYED);
         world.cluster.set_peers(cluster::WORKER, &all).await;
+        world.gather_crowd(CROWD_SIZE / 2).await;
         for service in 0..SERVICES {
             world.cluster.announce_update(&name(service)).await;
         }
@@ -295,15 +330,16 @@ impl Churn {
     }
 
     pub fn names(&self) -> impl Iterator<Item = String> {
-        (0..SERVICES).map(name)
+        (0..SERVICES).map(name).chain([CROWD.to_owned()])
     }
 
-    /// Every address of every service.
+    /// Every address of every service, but for the instance IPs of the crowd.
     pub fn addresses(&self) -> Vec<Ipv4Addr> {
         let lasts = (1..5).chain((0..NUMBERS).map(|n| 10 + n));
         let lasts: Vec<u8> = lasts.collect();
         (0..SERVICES)
             .flat_map(|s| lasts.iter().map(move |last| Ipv4Addr::new(10, 30, 10 + s, *last)))
+            .chain([CROWD_RR])
             .collect()
     }
 }

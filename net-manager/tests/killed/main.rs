@@ -33,13 +33,15 @@ const SEED: u64 = 20_221_122;
 const KILLS: u64 = 20;
 
 /// What a packet of the dialler may meet: an instance that went, a node that does not answer, a
-/// question that the net manager took with it. No other packet is dropped.
-const OF_CHURN: [DropReason; 5] = [
+/// question that the net manager took with it, a port that it had used before. No other packet is
+/// dropped.
+const OF_CHURN: [DropReason; 6] = [
     DropReason::NoInstance,
     DropReason::NodeDown,
     DropReason::InstanceGone,
     DropReason::Unresolved,
     DropReason::MissLimited,
+    DropReason::PortConflict,
 ];
 
 #[test]
@@ -55,7 +57,7 @@ fn no_flow_notices_and_the_maps_are_as_if_nobody_had_been_killed() {
         let stop = Cell::new(false);
         let mut killer = Killer::new(seed);
         let Scene { here, there, cluster, peers, dialler, .. } = &mut scene;
-        let world = churn::World { cluster, peers };
+        let world = churn::World { cluster, peers, is_asked: Cell::new(false) };
         let manager = here.net_manager();
         let killing = async {
             for _ in 0..number("XYLEM_KILLS").unwrap_or(KILLS) {
@@ -67,6 +69,9 @@ fn no_flow_notices_and_the_maps_are_as_if_nobody_had_been_killed() {
         eprintln!("{killer}; {churn}");
         here.ready().await;
         there.ready().await;
+        for words in ["left-over interface", "left-over link", "interface is gone"] {
+            eprintln!("said {} times: {words}", here.said(words));
+        }
         churn.settle(&world, &manager).await;
         // What the net manager that is left had to take over last is what all of them left.
         here.kill();
@@ -119,14 +124,15 @@ struct Killer {
     start: Duration,
     starting: u32,
     planning: u32,
+    asked: u32,
     serving: u32,
 }
 
 impl fmt::Display for Killer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { start, starting, planning, serving, .. } = self;
-        write!(f, "killed {starting} times within a start or just after ({start:?}), ")?;
-        write!(f, "{planning} times amidst many changes, {serving} times at another instant")
+        let Self { start, starting, planning, asked, serving, .. } = self;
+        write!(f, "killed {starting} times within a start or just after ({start:?}), {planning} ")?;
+        write!(f, "amidst many changes, {asked} amidst a request, {serving} at another instant")
     }
 }
 
@@ -134,13 +140,14 @@ impl Killer {
     fn new(seed: u64) -> Self {
         let chance = StdRng::seed_from_u64(seed);
         let start = Duration::from_millis(300);
-        Self { chance, start, starting: 0, planning: 0, serving: 0 }
+        Self { chance, start, starting: 0, planning: 0, asked: 0, serving: 0 }
     }
 
     /// Kills one of the two, which runs or is about to, and starts it again.
     async fn kill_one(&mut self, here: &mut Daemon, there: &mut Daemon, world: &churn::World<'_>) {
-        let victim = if self.chance.random_ratio(1, 5) { there } else { here };
-        match self.chance.random_range(0..3) {
+        let is_there = self.chance.random_ratio(1, 5);
+        let victim = if is_there { there } else { here };
+        match self.chance.random_range(0..4) {
             0 => {
                 self.starting += 1;
                 let instant = self.start.mul_f64(self.chance.random_range(0.0..1.2));
@@ -158,7 +165,17 @@ impl Killer {
                 })
                 .await;
                 world.change_everything(&mut self.chance).await;
-                let instant = Duration::from_micros(self.chance.random_range(0..15_000));
+                let instant = Duration::from_micros(self.chance.random_range(0..60_000));
+                tokio::time::sleep(instant).await;
+            }
+            // The other one is asked for nothing.
+            2 if !is_there => {
+                self.asked += 1;
+                victim.ready().await;
+                while !world.is_asked.get() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                let instant = Duration::from_micros(self.chance.random_range(0..10_000));
                 tokio::time::sleep(instant).await;
             }
             _ => {

@@ -94,6 +94,12 @@ impl Daemon {
         child.wait().unwrap();
     }
 
+    /// How many lines with these words it has logged.
+    pub fn said(&self, words: &str) -> usize {
+        let log = fs::read_to_string(self.log()).unwrap();
+        log.lines().filter(|line| line.contains(words)).count()
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.join("log")
     }
