@@ -1,9 +1,8 @@
 //! Settings: flag over environment over file over default.
 
 use std::{
-    fs, io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -135,18 +134,6 @@ pub enum SocketPath {
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read the configuration file {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("the configuration file {} is not valid", path.display())]
-    Parse {
-        path: PathBuf,
-        #[source]
-        source: Box<toml::de::Error>,
-    },
     #[error(
         "masquerade_ports is {ports}, and the tunnel's port {tunnel_port} is among them: choose others"
     )]
@@ -183,17 +170,6 @@ pub struct Config {
 }
 
 impl Settings {
-    /// Reads a TOML file with these settings, named like the flags with underscores.
-    ///
-    /// # Errors
-    /// It cannot be read, or has other settings in it.
-    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        toml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })
-    }
-
     /// The settings in effect: what is given here, else what `file` says, else the default.
     ///
     /// # Errors
