@@ -30,6 +30,8 @@ pub struct Link {
     /// Bytes.
     pub mtu: u32,
     pub is_up: bool,
+    /// Index of the interface that it is a port of.
+    pub controller: Option<u32>,
     /// Of a virtual interface, its kind as the kernel names it; a network card has none.
     pub kind: Option<String>,
     /// As `ethtool -i` says; absent if the driver does not say.
@@ -77,6 +79,7 @@ impl Link {
             name: String::new(),
             mtu: 0,
             is_up: message.header.flags.contains(LinkFlags::Up),
+            controller: None,
             kind: None,
             driver: None,
             xdp: None,
@@ -89,6 +92,7 @@ impl Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind.to_string()),

@@ -119,15 +119,21 @@ fn privileges(facts: &Facts) -> Vec<Check> {
 fn kernel(facts: &Facts) -> Vec<Check> {
     let kernel = &facts.kernel;
     let required = |feature, support: &Support, why, release| {
-        let status = if support.is_there() { Status::Ok } else { Status::Missing };
-        let chosen = if support.is_there() { "used" } else { "nothing works" };
-        check(feature, status, yes(support), chosen, why)
-            .todo_if_bad(&format!("run a kernel of {release} or later with BPF configured"))
+        let found = yes(support);
+        match support {
+            Support::Yes => check(feature, Status::Ok, found, "used", why),
+            Support::No => check(feature, Status::Missing, found, "nothing works", why)
+                .todo(format!("run a kernel of {release} or later with BPF configured")),
+            Support::Unknown(_) => not_tried(feature, found, why),
+        }
     };
     let wanted = |feature, support: &Support, without: &str, why, todo: &str| {
-        let status = if support.is_there() { Status::Ok } else { Status::Warning };
-        let chosen = if support.is_there() { "used" } else { without };
-        check(feature, status, yes(support), chosen, why).todo_if_bad(todo)
+        let found = yes(support);
+        match support {
+            Support::Yes => check(feature, Status::Ok, found, "used", why),
+            Support::No => check(feature, Status::Warning, found, without, why).todo(todo),
+            Support::Unknown(_) => not_tried(feature, found, why),
+        }
     };
     let newer = "run a later kernel";
     let load =
@@ -198,6 +204,11 @@ fn kernel(facts: &Facts) -> Vec<Check> {
             "packets do not pass the kernel's routing",
         ),
     ]
+}
+
+/// It may well be there.
+fn not_tried(feature: &'static str, found: String, why: &str) -> Check {
+    check(feature, Status::Warning, found, "unknown", why).todo("run this as root")
 }
 
 /// An option: it costs some nanoseconds a run.

@@ -7,7 +7,7 @@ use net_maps::{MapUsage, PinnedProgram};
 use net_probe::{Kernel, Link, XdpFeatures, XdpMode};
 
 use super::{
-    super::facts::{DataPath, Pinned},
+    super::facts::{DataPath, Pinned, Port},
     *,
 };
 
@@ -37,6 +37,10 @@ fn program(link: &str, name: &str) -> PinnedProgram {
     PinnedProgram { link: link.into(), is_xdp: false, name: name.into(), tag: 7 }
 }
 
+fn port(name: &str) -> Port {
+    Port { name: name.into(), has_room: true }
+}
+
 /// A machine on which all is well.
 fn healthy() -> Facts {
     let uplink = Link {
@@ -44,6 +48,7 @@ fn healthy() -> Facts {
         name: "eth0".into(),
         mtu: 1_500,
         is_up: true,
+        controller: None,
         kind: None,
         driver: Some("ice".into()),
         xdp: Some(XdpMode::Native),
@@ -59,7 +64,7 @@ fn healthy() -> Facts {
         },
         uplink: Ok(uplink),
         usage: vec![MapUsage { name: "flows", entries: 10, capacity: 100 }],
-        instances: vec![Ok("xy1".into())],
+        instances: vec![Ok(port("xy1"))],
         others: Vec::new(),
     };
     let xdp = PinnedProgram { is_xdp: true, ..program("xdp3", "uplink_xdp") };
@@ -133,8 +138,12 @@ fn what_the_kernel_lacks_is_missing_or_only_slower() {
 
 #[test]
 fn without_privileges_that_is_what_is_said() {
-    let facts = Facts { may_bpf: false, ..healthy() };
+    let mut facts = Facts { may_bpf: false, ..healthy() };
     assert_eq!(bad(&facts), [("CAP_BPF", Status::Missing)]);
+    // What cannot be tried without them is not said to be missing.
+    facts.kernel.tcx = Support::Unknown("not permitted".into());
+    assert_eq!(bad(&facts)[1..], [("TCX links", Status::Warning)]);
+    assert_eq!(found(&facts, "TCX links").chosen, "unknown");
 }
 
 #[test]
@@ -169,7 +178,7 @@ fn an_interface_without_its_program_is_missing_one() {
     assert_eq!(bad(&facts), [("uplink", Status::Missing)]);
 
     let mut facts = healthy();
-    pinned(&mut facts).instances.push(Ok("xy2".into()));
+    pinned(&mut facts).instances.push(Ok(port("xy2")));
     assert_eq!(bad(&facts), [("instances", Status::Missing)]);
     assert!(found(&facts, "instances").why.contains("xy2"));
 
@@ -217,6 +226,17 @@ fn what_the_driver_says_of_xdp_is_found_and_weighed() {
     pinned(&mut facts).uplink.as_mut().unwrap().xdp_features = Err("before 6.3".into());
     assert_eq!((of(&facts).status, of(&facts).found.as_str()), (Status::Off, "ice: before 6.3"));
     assert_eq!(bad(&facts), []);
+}
+
+#[test]
+fn an_interface_without_headroom_is_warned_of_where_it_could_have_it() {
+    let mut facts = healthy();
+    pinned(&mut facts).instances[0] = Ok(Port { has_room: false, ..port("xy1") });
+    assert_eq!(bad(&facts), [("instances' headroom", Status::Warning)]);
+    assert!(found(&facts, "instances' headroom").why.contains("xy1"));
+    // That the kernel cannot is said once.
+    facts.kernel.vxlan = Support::No;
+    assert_eq!(bad(&facts), [("veth headroom", Status::Warning)]);
 }
 
 #[test]

@@ -45,6 +45,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
         checks.extend(uplink(facts, pinned));
         checks.extend(super::xdp::all(facts, pinned));
         checks.push(instances(facts, pinned));
+        checks.push(headroom(facts, pinned));
         checks.push(one_build(facts));
         checks.push(pressure(pinned));
     }
@@ -151,8 +152,8 @@ fn instances(facts: &Facts, pinned: &Pinned) -> Check {
         facts.programs.iter().filter(of_instance).any(|program| program.link == *name)
     };
     let gone = pinned.instances.iter().filter(|instance| instance.is_err()).count();
-    let names = || pinned.instances.iter().flatten();
-    let bare: Vec<_> = names().filter(|name| !has_program(name)).cloned().collect();
+    let names = pinned.instances.iter().flatten().map(|port| &port.name);
+    let bare: Vec<_> = names.filter(|name| !has_program(name)).cloned().collect();
     let found = format!("{} attached", pinned.instances.len());
     if !bare.is_empty() {
         let list = bare.join(", ");
@@ -165,6 +166,27 @@ fn instances(facts: &Facts, pinned: &Pinned) -> Check {
             .todo("run this where the net manager runs; else restart it, which collects them");
     }
     check(FEATURE, Status::Ok, found, "from_instance", "TCX ingress of each one's interface")
+}
+
+/// Whether the interfaces have what the kernel can give them.
+fn headroom(facts: &Facts, pinned: &Pinned) -> Check {
+    const FEATURE: &str = "instances' headroom";
+    let ports = || pinned.instances.iter().flatten();
+    let without: Vec<_> = ports().filter(|p| !p.has_room).map(|p| p.name.as_str()).collect();
+    let kernel = &facts.kernel;
+    let can_be = kernel.bridge.is_there() && kernel.vxlan.is_there();
+    let found = format!("{} of {}", ports().count() - without.len(), ports().count());
+    if without.is_empty() {
+        let why = "room for the tunnel's headers in front of packets";
+        return check(FEATURE, Status::Ok, found, "used", why);
+    }
+    let why = format!("packets of {} to other nodes are copied", without.join(", "));
+    if can_be {
+        check(FEATURE, Status::Warning, found, "packets are copied", why)
+            .todo("restart the net manager; a bridge has 1,023 ports at most")
+    } else {
+        check(FEATURE, Status::Off, found, "packets are copied", why)
+    }
 }
 
 /// All programs of one name must be of one build; links are updated one by one.

@@ -67,10 +67,18 @@ pub(super) struct Pinned {
     /// The interface that is configured, or why it cannot be looked at.
     pub(super) uplink: Result<Link, String>,
     pub(super) usage: Vec<MapUsage>,
-    /// Interfaces of instances, by name if they are in this network namespace.
-    pub(super) instances: Vec<Result<String, u32>>,
+    /// Interfaces of instances; the index of one that is not in this network namespace.
+    pub(super) instances: Vec<Result<Port, u32>>,
     /// Other layouts that are pinned beside this one.
     pub(super) others: Vec<u32>,
+}
+
+/// The host end of an instance's veth pair.
+#[derive(Clone, Debug)]
+pub(super) struct Port {
+    pub(super) name: String,
+    /// It is a port of the bridge that gives it headroom.
+    pub(super) has_room: bool,
 }
 
 impl Facts {
@@ -112,8 +120,8 @@ fn data_path(root: &Path) -> DataPath {
         indices.sort_unstable();
         indices.dedup();
         let instances = indices.into_iter().map(|index| {
-            let name = nix::net::if_::if_indextoname(index).map_err(|_| index)?;
-            Ok(name.to_string_lossy().into_owned())
+            let link = Link::probe(index).map_err(|_| index)?;
+            Ok(Port { has_room: link.controller.is_some(), name: link.name })
         });
         Ok::<_, net_maps::MapsError>(Pinned {
             config,
