@@ -152,4 +152,22 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn every_command_of_the_data_path_has_examples_that_can_be_typed() {
+        let mut command = Cli::command();
+        command.build();
+        let net = command.find_subcommand("net").unwrap();
+        let commands = net.get_subcommands().filter(|command| command.get_name() != "help");
+        for command in commands.chain([net]) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = help.lines().filter_map(|line| line.strip_prefix("  xylem "));
+            let examples: Vec<_> = examples.map(|line| line.split(" |").next().unwrap()).collect();
+            assert!(!examples.is_empty(), "{}: {help}", command.get_name());
+            for example in examples {
+                let words = ["xylem"].into_iter().chain(example.split(' '));
+                Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{example}: {error}"));
+            }
+        }
+    }
 }

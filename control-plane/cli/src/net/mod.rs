@@ -24,7 +24,7 @@ mod tests;
 use std::{io::Write, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use net_maps::{MapsError, PinnedMaps};
+use net_maps::{MapsError, OpenError, PinnedMaps};
 
 use self::{
     drops::Samples,
@@ -49,7 +49,8 @@ use crate::{
   xylem net doctor
   xylem net drops --bpffs /sys/fs/bpf/worker-2
 
-These read the kernel's maps and need root; no daemon needs to run.")]
+These read the kernel's maps and need root; no daemon needs to run. They end with 0 when done, 1 when
+that failed, and 2 when used wrongly.")]
 pub(crate) struct NetArgs {
     /// Where the net manager of this worker pins its maps
     #[arg(
@@ -68,16 +69,33 @@ pub(crate) struct NetArgs {
 #[derive(Debug, Subcommand)]
 enum NetCommand {
     /// The translation table: which instances a service IP leads to
+    #[command(after_help = "Examples:
+  xylem net services
+  xylem net services --output json | jq -r '.[] | select(.backends == []) | .address'
+
+Addresses are here once an instance of this node has dialled them; `xylem service inspect` has all.")]
     Services,
     /// The instances that this node knows, its own and those of other nodes
+    #[command(after_help = "Examples:
+  xylem net instances
+  xylem net instances --output json | jq -r '.[] | select(.node == \"local\") | .service'")]
     Instances,
     /// The flow table: who talks to which instance
     Flows(FlowsArgs),
     /// This node and those with whom it exchanges tunnel packets
+    #[command(after_help = "Examples:
+  xylem net nodes
+  xylem net nodes --output json | jq -r '.[] | select(.state != \"up\") | .tunnel'")]
     Nodes,
     /// The instances that are attached to this node's data path
+    #[command(after_help = "Examples:
+  xylem net endpoints
+  xylem net endpoints --output json | jq -r '.[].namespace_ip'")]
     Endpoints,
     /// The ports of this node that lead to an instance
+    #[command(after_help = "Examples:
+  xylem net published
+  xylem net published --output json | jq -r '.[] | select(.is_current | not) | .port'")]
     Published,
     /// How many packets were dropped, and why
     Drops(DropsArgs),
@@ -87,6 +105,11 @@ enum NetCommand {
     Explain(explain::ExplainArgs),
     /// What the kernel and the data path are like, what was chosen, and why; fails if something is
     /// missing
+    #[command(after_help = "Examples:
+  xylem net doctor
+  xylem net doctor --output json | jq -r '.[] | select(.todo) | [.feature, .todo] | @tsv'
+
+It ends with 1 if something is missing that the data path cannot work without; warnings do not count.")]
     Doctor,
 }
 
@@ -138,7 +161,7 @@ const WATCHED: usize = 30;
   xylem net drops --sample 10
   xylem net drops --all --output json")]
 struct DropsArgs {
-    /// Also the reasons that never occurred
+    /// Also the reasons that never occurred; each has its explanation
     #[arg(long)]
     all: bool,
     /// Watch for so many seconds, and show the last packets that were dropped for each reason
@@ -154,7 +177,7 @@ pub(crate) fn run(args: NetArgs, format: Format, out: &mut impl Write) -> anyhow
     if let NetCommand::Doctor = args.command {
         return doctor::run(&bpffs, format, paint, out);
     }
-    let maps = PinnedMaps::open(&bpffs)?;
+    let maps = PinnedMaps::open(&bpffs).map_err(with_advice)?;
     match args.command {
         NetCommand::Doctor => {}
         NetCommand::Services => {
@@ -198,6 +221,20 @@ pub(crate) fn run(args: NetArgs, format: Format, out: &mut impl Write) -> anyhow
         NetCommand::Explain(args) => explain::run(&args, maps, format, paint, out)?,
     }
     Ok(())
+}
+
+/// What to do about maps that cannot be opened, where the error does not say.
+fn with_advice(error: OpenError) -> anyhow::Error {
+    let is_broken = matches!(error, OpenError::Map { .. } | OpenError::Unreadable { .. });
+    let error = anyhow::Error::from(error);
+    if is_broken {
+        error.context(
+            "the data path is incomplete or of another build; `xylem net doctor` says more, and a \
+             restart of the net manager repairs it or says what to do",
+        )
+    } else {
+        error
+    }
 }
 
 fn flows(
