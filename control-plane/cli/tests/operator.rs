@@ -224,6 +224,11 @@ fn wrong_usage_is_told_from_failure() {
     let folder = root.file("empty", "");
     let nothing = root.xylem(&["net", "flows", "--bpffs", &format!("{folder}-not-there")]);
     assert!(nothing.refused(1).contains("start the net manager"));
+    let incomplete = root.folder("incomplete");
+    std::fs::create_dir(net_maps::layout_dir(&incomplete)).unwrap();
+    let incomplete = incomplete.to_str().unwrap();
+    let said = root.xylem(&["net", "flows", "--bpffs", incomplete]).refused(1);
+    assert!(said.contains("xylem net doctor") && said.contains("config"), "{said}");
     assert!(root.xylem(&["completion", "bash"]).ok().contains("_xylem"));
     assert!(root.xylem(&["--help"]).ok().contains("Examples:"));
 }

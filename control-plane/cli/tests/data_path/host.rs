@@ -34,6 +34,8 @@ use nix::{
 };
 use tempfile::TempDir;
 
+use crate::done::Done;
+
 pub(crate) const CLIENT_NS: Ipv4Addr = Ipv4Addr::new(10, 18, 0, 2);
 pub(crate) const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(10, 30, 0, 2);
 pub(crate) const WEB_NS: Ipv4Addr = Ipv4Addr::new(10, 18, 0, 3);
@@ -126,12 +128,7 @@ impl Host {
 
     /// What `xylem net …` does on this node.
     pub(crate) fn xylem(&self, arguments: &[&str]) -> Done {
-        let output = self.command(arguments).output().unwrap();
-        Done {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        Done::of(self.command(arguments).output().unwrap())
     }
 
     pub(crate) fn start(&self, arguments: &[&str]) -> Child {
@@ -179,22 +176,6 @@ impl Host {
             let sent = sendto(socket.as_raw_fd(), packet, &address, MsgFlags::empty()).unwrap();
             assert_eq!(sent, packet.len());
         }
-    }
-}
-
-/// What a command did.
-#[derive(Debug)]
-pub(crate) struct Done {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-impl Done {
-    #[track_caller]
-    pub(crate) fn ok(self) -> String {
-        assert_eq!(self.code, 0, "{self:?}");
-        self.stdout
     }
 }
 

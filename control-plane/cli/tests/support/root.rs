@@ -75,6 +75,13 @@ impl Root {
         path.to_str().unwrap().to_owned()
     }
 
+    /// Makes an empty folder.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    }
+
     /// Runs `xylem` against this root, with nobody at a terminal.
     pub(crate) fn xylem(&self, arguments: &[&str]) -> Done {
         self.xylem_with_input(arguments, "")
@@ -93,12 +100,7 @@ impl Root {
             .unwrap();
         // A command that reads nothing may have ended by now.
         drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
-        let output = child.wait_with_output().unwrap();
-        Done {
-            code: output.status.code().expect("not killed"),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        Done::of(child.wait_with_output().unwrap())
     }
 
     #[track_caller]
