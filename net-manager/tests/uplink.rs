@@ -353,7 +353,7 @@ fn the_session_moves_with_the_address() {
 }
 
 #[test]
-fn a_node_of_the_ipv6_world_announces_and_probes_over_it() {
+fn a_node_of_the_ipv6_world_is_reached_over_it() {
     on_a_new_host(|host| async move {
         let elsewhere = outside().await;
         ip(&format!("address del {NODE_ADDRESS}/24 dev uplink"));
@@ -379,9 +379,14 @@ fn a_node_of_the_ipv6_world_announces_and_probes_over_it() {
         assert_eq!((config.node_addr, config.node_addr_v6), (Addr::UNSPECIFIED, NODE_V6.into()));
         assert_eq!(sizes(&host, &client).await, [1402; 3], "48 bytes less than the uplink");
 
-        let dial =
-            || UdpSocket::bind("0.0.0.0:0")?.send_to(b"hello", (Ipv4Addr::from(FAR_0), PORT));
-        client.run(dial).await.unwrap();
+        let dial = || {
+            let socket = UdpSocket::bind("0.0.0.0:1001").unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.connect((Ipv4Addr::from(FAR_0), PORT)).unwrap();
+            socket.send(b"hello").unwrap();
+            socket
+        };
+        let dialled = client.run(dial).await;
         let peer = wait_for("peer with its next hop", || async {
             let nodes = host.maps().nodes().unwrap();
             match nodes.into_iter().find(|(_, node)| node.addr == OUTSIDE_V6.into()) {
@@ -394,9 +399,30 @@ fn a_node_of_the_ipv6_world_announces_and_probes_over_it() {
         let source = host.netlink.get(UPLINK).await.unwrap().mac;
         let macs: Vec<u8> = peer.macs.iter().flat_map(|word| word.to_ne_bytes()).collect();
         assert_eq!(macs[6..], source);
-        let received = tokio::task::spawn_blocking(move || socket.recv_from(&mut [0; 256]));
-        let (_, from) = received.await.unwrap().unwrap();
-        assert_eq!(from, SocketAddr::from((NODE_V6, 50103)));
+        // Probes come, and the packet in the tunnel, which is answered.
+        let serve = move || {
+            let (mut is_probed, mut is_dialled) = (false, false);
+            while !(is_probed && is_dialled) {
+                let mut packet = [0; 256];
+                let (_, from) = socket.recv_from(&mut packet).unwrap();
+                assert_eq!(from, SocketAddr::from((NODE_V6, 50103)));
+                if packet[0] >> 4 == 4 {
+                    assert_eq!(packet[20..22], 1001_u16.to_be_bytes());
+                    is_dialled = true;
+                    let answer = datagram((FAR_0, PORT), (WEB_0, 1001), b"and you");
+                    socket.send_to(&answer, from).unwrap();
+                } else {
+                    is_probed = true;
+                }
+            }
+        };
+        tokio::task::spawn_blocking(serve).await.unwrap();
+        let answer = tokio::task::spawn_blocking(move || {
+            let mut answer = [0; 64];
+            let len = dialled.recv(&mut answer).unwrap();
+            answer[..len].to_vec()
+        });
+        assert_eq!(answer.await.unwrap(), b"and you");
 
         // With an IPv4 address it is of that world again, where older nodes are.
         ip(&format!("address add {NODE_ADDRESS}/24 dev uplink"));

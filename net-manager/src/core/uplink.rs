@@ -6,10 +6,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use net_common::{Addr, limits};
-
-/// Bytes that the tunnel adds in front of an IP packet over an IPv6 underlay: IPv6 40 + UDP 8.
-pub const TUNNEL_OVERHEAD_V6: u32 = 48;
+use net_common::{
+    Addr,
+    packet::{TUNNEL_LEN, TUNNEL_LEN_V6},
+};
 
 /// Every IPv4 host takes packets of this size (RFC 791); the instances' interfaces have it at
 /// least.
@@ -17,7 +17,8 @@ const LEAST_MTU: u32 = 576;
 
 /// Bytes that the tunnel adds in front of an IP packet on the way to, or from, this address.
 pub fn tunnel_overhead(underlay: &Addr) -> u32 {
-    if underlay.is_v4() { limits::TUNNEL_OVERHEAD_V4 } else { TUNNEL_OVERHEAD_V6 }
+    let bytes = if underlay.is_v4() { TUNNEL_LEN } else { TUNNEL_LEN_V6 };
+    bytes as u32
 }
 
 /// What the operator said of it.
