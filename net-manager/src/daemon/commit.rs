@@ -33,9 +33,9 @@ impl Daemon {
             self.full.count(map, clock::now());
         }
         match &applied.failure {
-            // What found no room is not referred to, so freed ids are free; it is tried again
-            // with the next tick.
-            None => self.worker.translation_mut().settle(),
+            // What found no room is tried again with the next tick.
+            None if applied.frees_ids() => self.worker.translation_mut().settle(),
+            None => {}
             Some(failure) => {
                 if let Some(count) = self.failed_writes.pass(clock::now()) {
                     error!(count, error = %Chain(failure), "writes to the maps fail, will retry");

@@ -8,7 +8,7 @@ use net_maps::{MapsError, PinnedMaps, is_full};
 use crate::core::{
     plan::MapOp,
     published,
-    tables::{Tables, is_present},
+    tables::{Slot, Tables, is_present},
 };
 
 /// What became of a plan.
@@ -18,11 +18,19 @@ pub struct Applied {
     pub full: Vec<&'static str>,
     /// Why the plan was not carried out to its end.
     pub failure: Option<MapsError>,
+    /// Slots whose lookup table is the one before, or none, because there was no room for another.
+    without_table: BTreeSet<Slot>,
 }
 
 impl Applied {
     pub fn is_complete(&self) -> bool {
         self.full.is_empty() && self.failure.is_none()
+    }
+
+    /// Whether an id that has no owner any more may be given to another: not while a lookup table
+    /// from before may name it.
+    pub fn frees_ids(&self) -> bool {
+        self.failure.is_none() && self.without_table.is_empty()
     }
 }
 
@@ -34,10 +42,9 @@ impl Applied {
 /// what failed.
 pub fn apply(maps: &mut PinnedMaps, held: &mut Tables, ops: &[MapOp]) -> Applied {
     let mut applied = Applied::default();
-    let mut without_table = BTreeSet::new();
     for op in ops {
         if let MapOp::SetService(addr, service) = op
-            && without_table.contains(&service.slot)
+            && applied.without_table.contains(&service.slot)
             && held.services.get(*addr).is_none()
         {
             continue;
@@ -47,7 +54,7 @@ pub fn apply(maps: &mut PinnedMaps, held: &mut Tables, ops: &[MapOp]) -> Applied
             Err(error) if is_full(&error) => {
                 applied.full.push(error.map);
                 if let MapOp::SetTable(slot, _) = op {
-                    without_table.insert(*slot);
+                    applied.without_table.insert(*slot);
                 }
             }
             Err(error) => {
