@@ -107,6 +107,10 @@ labels! {
     Known { service: String }
 }
 
+/// What the bytes of services and instances are of.
+const OF_PACKETS: &str = "Bytes of these packets, from the IP header on; of what joined sockets send \
+                          each other, without headers";
+
 /// Made anew for each scrape, so that what is gone is gone here too.
 pub fn encode(reading: &Reading, latencies: &Latencies) -> String {
     let mut registry = Registry::with_prefix("xylem_net");
@@ -138,7 +142,7 @@ fn traffic(registry: &mut Registry, reading: &Reading) {
         active.get_or_create(&labels).set(used.active_flows);
     }
     registry.register("service_packets", "Packets to and from services, by local clients", packets);
-    registry.register("service_bytes", "Bytes of their IP packets", bytes);
+    registry.register("service_bytes", OF_PACKETS, bytes);
     registry.register("service_new_flows", "Flows that local clients opened", new_flows);
     registry.register("service_active_flows", "Those in progress at the last count", active);
 
@@ -157,7 +161,7 @@ fn traffic(registry: &mut Registry, reading: &Reading) {
         active.get_or_create(&labels).set(used.active_flows);
     }
     registry.register("instance_packets", "Packets of instances, from and to here", packets);
-    registry.register("instance_bytes", "Bytes of their IP packets", bytes);
+    registry.register("instance_bytes", OF_PACKETS, bytes);
     registry.register("instance_new_flows", "Flows given to instances", new_flows);
     registry.register("instance_active_flows", "Those in progress at the last count", active);
 }
@@ -170,7 +174,8 @@ fn programs(registry: &mut Registry, reading: &Reading) {
         bytes.get_or_create(&labels).inc_by(counter.bytes);
     }
     registry.register("drops", "Packets dropped", packets);
-    registry.register("drop_bytes", "Bytes of dropped IP packets", bytes);
+    let help = "Bytes of dropped packets, from the Ethernet header on";
+    registry.register("drop_bytes", help, bytes);
     let (packets, bytes) = (Counts::default(), Counts::default());
     for (action, counter) in &reading.actions {
         let labels = Action { action: action.name() };
@@ -178,7 +183,10 @@ fn programs(registry: &mut Registry, reading: &Reading) {
         bytes.get_or_create(&labels).inc_by(counter.bytes);
     }
     registry.register("program_packets", "What the programs did with packets", packets);
-    registry.register("program_bytes", "Bytes of those IP packets", bytes);
+    let help = "Bytes of those packets from the IP header on; from the Ethernet header on of what is \
+                passed, refused, probe-reflected or probe-answered, and without headers of what \
+                goes socket-to-socket";
+    registry.register("program_bytes", help, bytes);
     let (time, runs) = (Sums::default(), Counts::default());
     for run in &reading.runs {
         let labels = OfProgram { program: run.program.clone() };

@@ -136,6 +136,21 @@ fn every_number_is_where_it_belongs() {
 }
 
 #[test]
+fn help_says_from_which_header_on_bytes_are_counted() {
+    let text = text();
+    for (name, header) in [
+        ("service_bytes", "from the IP header on"),
+        ("instance_bytes", "from the IP header on"),
+        ("drop_bytes", "from the Ethernet header on"),
+        ("program_bytes", "from the Ethernet header on of what is passed"),
+    ] {
+        let start = format!("# HELP xylem_net_{name} ");
+        let help = text.lines().find_map(|line| line.strip_prefix(start.as_str())).unwrap();
+        assert!(help.contains(header), "{name}: {help}");
+    }
+}
+
+#[test]
 fn ten_thousand_services_are_shown_in_a_moment() {
     let mut reading = reading();
     let (_, used) = reading.services.pop_first().unwrap();

@@ -19,6 +19,7 @@ use crate::{
 pub(crate) struct DropView {
     reason: &'static str,
     packets: u64,
+    /// From the Ethernet header on.
     bytes: u64,
     explanation: &'static str,
     /// The last packets that were dropped for this reason while it was watched.
