@@ -5,7 +5,10 @@ use std::net::Ipv4Addr;
 use xylem_types::mqtt::{InstanceEntry, IpType, PeersRequest, ServiceAddress};
 
 use super::*;
-use crate::core::{tables::PeerAddr, translation::Capacities};
+use crate::core::{
+    tables::PeerAddr,
+    translation::{Capacities, Carried},
+};
 
 const NOW: Duration = Duration::from_secs(1000);
 const WEB: &str = "shop.prod.web.prod";
@@ -310,5 +313,25 @@ fn another_address_of_this_node_is_announced_with_its_instances() {
         worker.on_address(other);
         assert_eq!(worker.take_effects(), [], "that is known");
         assert_eq!(worker.translation().desired().nodes.get(0).unwrap().addr, other.into());
+    }
+}
+
+#[test]
+fn by_another_way_no_frame_and_no_size_of_the_old_one_is_used() {
+    for host in ["192.0.2.2", "2001:db8::2"] {
+        let mut worker = worker();
+        worker.set_carried(Carried { uplink_mtu: 1500, instance_mtu: 1452, is_enforced: false });
+        worker.on_answer(&answer("10.30.0.1", "10.18.7.2", host), NOW);
+        let ip: IpAddr = host.parse().unwrap();
+        let peer = PeerAddr { addr: ip.into(), port: 50103 };
+        let id = *worker.translation().desired().peers.get(peer).unwrap();
+        worker.on_next_hops(&[(ip, [7; 6])].into(), NOW);
+        worker.on_path_mtu(id, peer, 1400, NOW);
+        let node = |worker: &Worker| *worker.translation().desired().nodes.get(id).unwrap();
+        assert_eq!(node(&worker).macs, [7; 6]);
+        assert_ne!(node(&worker).mtu, 0);
+        worker.on_other_way();
+        let node = node(&worker);
+        assert_eq!((node.macs, node.next_hop_until_ns, node.mtu), ([0; 6], 0, 0), "{host}");
     }
 }
