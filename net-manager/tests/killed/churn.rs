@@ -162,15 +162,16 @@ impl Churn {
     }
 
     pub async fn new(seed: u64) -> Self {
+        let mut chance = StdRng::seed_from_u64(!seed);
         let mut slots = Vec::new();
         let mut processes = Vec::new();
         for service in 0..SERVICES {
             for number in 0..NUMBERS {
-                slots.push(Slot { service, number, place: Place::Nowhere, ports: 0 });
+                let ports = chance.random_range(0..4);
+                slots.push(Slot { service, number, place: Place::Nowhere, ports });
                 processes.push(Process::start().await);
             }
         }
-        let chance = StdRng::seed_from_u64(!seed);
         Self { chance, slots, processes, steps: 0, repeated: 0 }
     }
 
