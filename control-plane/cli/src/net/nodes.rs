@@ -2,7 +2,7 @@
 
 use std::{io, net::Ipv4Addr};
 
-use net_common::{Node, NodeKind, NodeState};
+use net_common::{Addr, Config, Node, NodeKind, NodeState};
 use serde::Serialize;
 
 use super::snapshot::{Snapshot, endpoint};
@@ -34,16 +34,18 @@ pub(crate) struct NodeView {
     instances: usize,
 }
 
+/// This node's underlay address, if it has one: of IPv6, where it has nothing else.
+pub(crate) fn own_address(config: &Config) -> Option<Addr> {
+    [config.node_addr, config.node_addr_v6].into_iter().find(|own| !own.is_unspecified())
+}
+
 /// This node first, then the others by id.
 pub(crate) fn views(snapshot: &Snapshot) -> Vec<NodeView> {
     let config = &snapshot.config;
+    let own = own_address(config);
     let this = NodeView {
         id: 0,
-        tunnel: if config.node_addr.is_unspecified() {
-            String::new()
-        } else {
-            endpoint(config.node_addr, config.tunnel_port)
-        },
+        tunnel: own.map(|own| endpoint(own, config.tunnel_port)).unwrap_or_default(),
         state: if config.uplink_ifindex == 0 { "not attached" } else { "up" }.to_owned(),
         kind: kind_name(NodeKind::Xylem as u32),
         rtt_us: None,

@@ -1,8 +1,8 @@
 //! What the doctor says of some machines.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use net_common::Config;
+use net_common::{Addr, Config};
 use net_maps::{MapUsage, PinnedProgram};
 use net_probe::{Kernel, Link, XdpFeatures, XdpMode};
 
@@ -283,4 +283,14 @@ fn an_unconfigured_data_path_sends_nothing() {
         .map(|check| check.feature)
         .collect();
     assert_eq!(bad, ["configuration", "uplink"]);
+}
+
+#[test]
+fn a_node_without_ipv4_is_configured_as_well() {
+    let mut facts = healthy();
+    let config = &mut pinned(&mut facts).config;
+    config.node_addr = Addr::UNSPECIFIED;
+    config.node_addr_v6 = Addr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+    assert_eq!(bad(&facts), []);
+    assert_eq!(found(&facts, "configuration").found, "[2001:db8::1]:50103");
 }

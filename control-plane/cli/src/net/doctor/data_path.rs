@@ -7,6 +7,7 @@ use super::{
     checks::{Check, Status, check},
     facts::{DataPath, Facts, LAYOUT, Pinned},
 };
+use crate::net::{nodes::own_address, snapshot::endpoint};
 
 /// The checks of what is pinned.
 pub(super) fn all(facts: &Facts) -> Vec<Check> {
@@ -75,7 +76,8 @@ fn net_manager(facts: &Facts) -> Check {
 fn config(pinned: &Pinned) -> Check {
     const FEATURE: &str = "configuration";
     let config = &pinned.config;
-    if config.uplink_ifindex == 0 || config.node_addr.is_unspecified() {
+    let own = own_address(config).filter(|_| config.uplink_ifindex != 0);
+    let Some(own) = own else {
         return check(
             FEATURE,
             Status::Missing,
@@ -84,12 +86,12 @@ fn config(pinned: &Pinned) -> Check {
             "the programs do not know their node",
         )
         .todo("start the net manager, which writes it");
-    }
-    let port = u16::from_be(config.tunnel_port);
+    };
+    let own = endpoint(own, config.tunnel_port);
     let masquerade = if config.masquerades() { "instances may talk outside" } else { "" };
     let watched = if config.features & features::OBSERVE != 0 { "events are told" } else { "" };
     let notes: Vec<_> = [masquerade, watched].into_iter().filter(|note| !note.is_empty()).collect();
-    check(FEATURE, Status::Ok, format!("{}:{port}", config.node_addr), notes.join(", "), "")
+    check(FEATURE, Status::Ok, own, notes.join(", "), "")
 }
 
 fn uplink(facts: &Facts, pinned: &Pinned) -> Vec<Check> {
