@@ -27,7 +27,7 @@ use nix::{
 
 use crate::host::{Host, WEB_NS, on_a_new_host_for};
 
-const ENTRIES: u32 = 60_000;
+const ENTRIES: u32 = 120_000;
 
 /// Flows of clients on another node to the instance here, two entries each.
 fn fill(host: &mut Host, flows: u32) {
@@ -113,7 +113,7 @@ fn a_large_flow_table_is_shown_quickly_and_in_little_memory() {
         fill(&mut host, flows);
         let shown = flows as usize;
         // A flow may cost 250 bytes, however many are shown; the rest is the program.
-        let most = 20_000_000 + u64::from(flows) * 250;
+        let most = 10_000_000 + u64::from(flows) * 250;
         let of = |arguments: &[&str], lines| {
             let measured = measure(&host, arguments, most);
             assert_eq!(measured.lines, lines, "{arguments:?}: {:?}", measured.first);
