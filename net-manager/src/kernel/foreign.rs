@@ -18,21 +18,18 @@ use crate::core::tables::NodeId;
 /// # Errors
 /// The maps cannot be read or written.
 pub fn remove_flows(bpffs_root: &Path, node: NodeId, src: Addr) -> Result<usize, SweepError> {
+    let table = PinnedMaps::open(bpffs_root)?;
     let mut maps = PinnedMaps::open(bpffs_root)?;
     let mut removed = 0;
-    for key in maps.flow_keys()? {
-        let is_question = key.origin == from_node(node) && key.remote == src;
-        let is_answer = || -> Result<bool, SweepError> {
-            Ok(key.remote == src
-                && maps.flow(&key)?.is_some_and(|flow| {
-                    flow.node == node && flow.dst == src && flow.flags & REMOTE_CLIENT != 0
-                }))
-        };
-        if is_question || is_answer()? {
+    table.for_each_flow(|key, flow| {
+        let is_question = key.origin == from_node(node);
+        let is_answer = flow.node == node && flow.dst == src && flow.flags & REMOTE_CLIENT != 0;
+        if key.remote == src && (is_question || is_answer) {
             maps.remove_flow(&key)?;
             removed += 1;
         }
-    }
+        Ok::<_, SweepError>(())
+    })?;
     Ok(removed)
 }
 
