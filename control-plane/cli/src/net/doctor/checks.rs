@@ -188,6 +188,7 @@ fn kernel(facts: &Facts) -> Vec<Check> {
             "room in front of packets for the tunnel's headers, by a bridge with a VXLAN port",
             load,
         ),
+        compiled(facts),
         run_time(facts),
         check(
             "rp_filter",
@@ -209,6 +210,18 @@ fn kernel(facts: &Facts) -> Vec<Check> {
 /// It may well be there.
 fn not_tried(feature: &'static str, found: String, why: &str) -> Check {
     check(feature, Status::Warning, found, "unknown", why).todo("run this as root")
+}
+
+/// Shown in the first network namespace only.
+fn compiled(facts: &Facts) -> Check {
+    const FEATURE: &str = "BPF JIT";
+    let why = "programs are compiled to machine code (net.core.bpf_jit_enable)";
+    match facts.compiles {
+        Some(true) => check(FEATURE, Status::Ok, "on", "used", why),
+        Some(false) => check(FEATURE, Status::Warning, "off", "programs are interpreted", why)
+            .todo("`sysctl net.core.bpf_jit_enable=1`, and restart the net manager"),
+        None => check(FEATURE, Status::Off, "cannot be read here", "unknown", why),
+    }
 }
 
 /// An option: it costs some nanoseconds a run.

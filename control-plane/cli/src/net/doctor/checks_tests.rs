@@ -78,6 +78,7 @@ fn healthy() -> Facts {
         memlock: None,
         data_path: DataPath::Here(Box::new(pinned)),
         is_managed: Some(true),
+        compiles: Some(true),
         counts_run_time: Some(false),
         is_socket_path_on: false,
         programs: vec![program("uplink3", "from_uplink"), program("xy1", "from_instance"), xdp],
@@ -237,6 +238,14 @@ fn an_interface_without_headroom_is_warned_of_where_it_could_have_it() {
     // That the kernel cannot is said once.
     facts.kernel.vxlan = Support::No;
     assert_eq!(bad(&facts), [("veth headroom", Status::Warning)]);
+}
+
+#[test]
+fn interpreted_programs_are_warned_of() {
+    let facts = Facts { compiles: Some(false), ..healthy() };
+    assert_eq!(bad(&facts), [("BPF JIT", Status::Warning)]);
+    // In another network namespace than the first it cannot be seen.
+    assert_eq!(bad(&Facts { compiles: None, ..healthy() }), []);
 }
 
 #[test]

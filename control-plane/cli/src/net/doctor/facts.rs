@@ -43,6 +43,9 @@ pub(super) struct Facts {
     /// Whether a net manager holds the root; absent if that cannot be told.
     pub(super) is_managed: Option<bool>,
     pub(super) programs: Vec<PinnedProgram>,
+    /// Whether programs run as machine code (`net.core.bpf_jit_enable`); absent if that cannot be
+    /// read.
+    pub(super) compiles: Option<bool>,
     /// Whether the kernel counts the run time of programs (`kernel.bpf_stats_enabled`); absent if
     /// that cannot be read.
     pub(super) counts_run_time: Option<bool>,
@@ -97,9 +100,8 @@ impl Facts {
             data_path: data_path(root),
             is_managed: is_managed(root),
             programs: pinned_programs(root).unwrap_or_default(),
-            counts_run_time: fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
-                .ok()
-                .map(|value| value.trim() != "0"),
+            compiles: is_on("/proc/sys/net/core/bpf_jit_enable"),
+            counts_run_time: is_on("/proc/sys/kernel/bpf_stats_enabled"),
             is_socket_path_on: layout_dir(root).join(SOCKET_LINK).exists(),
         }
     }
@@ -158,6 +160,11 @@ fn is_bpffs(root: &Path) -> bool {
     nearest
         .and_then(|path| statfs(path).ok())
         .is_some_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Whether a setting is another than 0.
+fn is_on(sysctl: &str) -> Option<bool> {
+    Some(fs::read_to_string(sysctl).ok()?.trim() != "0")
 }
 
 fn memlock() -> Option<u64> {

@@ -38,11 +38,13 @@ fn driver(link: &Link) -> Check {
             (Status::Ok, "used", "programs run before a buffer is made of a packet")
         }
         (true, _, Some(_)) => {
-            (Status::Off, "not used", "it would cost more than it gives: see the next line")
+            (Status::Off, "not used", "on a virtual interface it would cost more than it gives")
         }
-        (true, _, None) => {
-            (Status::Off, "not used", "see the next line, and --uplink-xdp of xylem-net-manager")
-        }
+        (true, _, None) => (
+            Status::Off,
+            "not used",
+            "see `XDP on the uplink`, and --uplink-xdp of xylem-net-manager",
+        ),
         (false, _, _) => (Status::Off, "not used", "the driver has no XDP; TCX does the work"),
     };
     check(FEATURE, status, found, chosen, why)
