@@ -7,15 +7,23 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use xylem_tests::{load::transfer, suite::ask, wait::wait_for};
 
-use crate::scene::{LIMIT, Scene};
+use crate::{
+    faults::seed,
+    scene::{LIMIT, Scene},
+};
+
+/// Of one of the two, one after the other.
+const KILLS: u32 = 12;
 
 /// For the answer to a connection.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Both net managers are killed during a transfer and a stream of new connections to a known
-/// service, and started again: nothing fails, and the flows are still there.
+/// service, together and then one or the other at any instant, also while it starts: nothing
+/// fails, and the flows are still there.
 pub fn net_managers_may_die(scene: &Scene) -> Result<()> {
     let (stop, connections) = (AtomicBool::new(false), AtomicU32::new(0));
     thread::scope(|scope| {
@@ -65,5 +73,16 @@ fn kill_and_restart(scene: &Scene, connections: &AtomicU32) -> Result<()> {
         }
     }
     wait_more("connections after", 500)?;
-    Ok(())
+    let seed = seed()?;
+    let mut chance = StdRng::seed_from_u64(seed);
+    for kill in 0..KILLS {
+        // At once, while it starts, or when it has been of use for a while.
+        wait_more("connections", chance.random_range(0..100))
+            .with_context(|| format!("kill {kill} with seed {seed}"))?;
+        let mut platform = scene.platform();
+        let worker = chance.random_range(0..platform.workers.len());
+        platform.workers[worker].net_manager.kill()?;
+        platform.restart_net_manager(worker)?;
+    }
+    wait_more("connections in the end", 100)
 }

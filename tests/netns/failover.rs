@@ -33,16 +33,16 @@ const PACE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub fn cut(scene: &Scene) -> Result<()> {
-    with_line(scene, |relay| fail_over(scene, relay, Relay::cut))
+    with_fresh_line(scene, |relay| fail_over(scene, relay, Relay::cut))
 }
 
 /// Probes that are not answered are missed, whichever way is cut.
 pub fn cut_forth(scene: &Scene) -> Result<()> {
-    with_line(scene, |relay| fail_over(scene, relay, |relay| relay.cut_one(Direction::Forth)))
+    with_fresh_line(scene, |relay| fail_over(scene, relay, |relay| relay.cut_one(Direction::Forth)))
 }
 
 pub fn cut_back(scene: &Scene) -> Result<()> {
-    with_line(scene, |relay| fail_over(scene, relay, |relay| relay.cut_one(Direction::Back)))
+    with_fresh_line(scene, |relay| fail_over(scene, relay, |relay| relay.cut_one(Direction::Back)))
 }
 
 /// The service has an instance on each node. Within half a second after the cut the table leads to
@@ -83,10 +83,9 @@ fn fail_over(scene: &Scene, relay: &Relay, cut: impl FnOnce(&Relay)) -> Result<(
 /// bring it back, about twice as many; the table changes once when it goes and once when it comes,
 /// and troubles while it is out change nothing but how long that lasts.
 pub fn flapping(scene: &Scene) -> Result<()> {
-    forget_failures(scene)?;
-    let outcome = with_line(scene, |relay| flap(scene, relay));
+    let outcome = with_fresh_line(scene, |relay| flap(scene, relay));
     // Trials to come are not to wait for it so long.
-    outcome.and(forget_failures(scene))
+    outcome.and(start_anew(scene))
 }
 
 fn flap(scene: &Scene, relay: &Relay) -> Result<()> {
@@ -94,11 +93,6 @@ fn flap(scene: &Scene, relay: &Relay) -> Result<()> {
     /// In this round there is another cut before all answers are there.
     const TROUBLED: usize = 3;
     relay.mark(is_answer);
-    wait_for("the new net manager's probes", LIMIT, || {
-        let answered = relay.counts(Direction::Back).delivered;
-        ensure!(answered >= 3, "{answered} answers");
-        Ok(())
-    })?;
     wait_for_both(scene)?;
     let watch = Watch::start(scene, scene.both.rr_ip)?;
     let (near, both) = nodes(scene)?;
@@ -168,8 +162,23 @@ impl Penalty {
     }
 }
 
-/// Starts both net managers anew: how often a node failed is in their memory alone.
-fn forget_failures(scene: &Scene) -> Result<()> {
+/// A line between net managers that know nothing of what failed, and how slow it was, in the
+/// trials before.
+fn with_fresh_line(scene: &Scene, work: impl FnOnce(&Relay) -> Result<()>) -> Result<()> {
+    start_anew(scene)?;
+    with_line(scene, |relay| {
+        relay.mark(is_answer);
+        wait_for("the new net managers' probes", LIMIT, || {
+            let [forth, back] = Direction::BOTH.map(|direction| relay.counts(direction).delivered);
+            ensure!(forth >= 5 && back >= 5, "{forth} and {back} answers");
+            Ok(())
+        })?;
+        work(relay)
+    })
+}
+
+/// Starts both net managers anew.
+fn start_anew(scene: &Scene) -> Result<()> {
     let mut platform = scene.platform();
     for worker in 0..platform.workers.len() {
         platform.workers[worker].net_manager.kill()?;

@@ -237,16 +237,20 @@ pub fn with_line(scene: &Scene, work: impl FnOnce(&Relay) -> Result<()>) -> Resu
             count => bail!("{count} are open"),
         }
     })?;
-    let seed = match env::var(SEED_VARIABLE) {
-        Ok(seed) => seed.parse().with_context(|| format!("{SEED_VARIABLE} is no number"))?,
-        Err(_) => SEED,
-    };
-    let relay = scene.platform().topology.relay([0, 1], seed)?;
+    let relay = scene.platform().topology.relay([0, 1], seed()?)?;
     work(&relay).with_context(|| relay.to_string())?;
     drop(relay);
     let server = SocketAddr::from((scene.far.rr_ip, ECHO_PORT));
     let connect = || scene.client.run(|| TcpStream::connect_timeout(&server, MOMENT));
     wait_for("the other node to be in use again", LIMIT, || connect().map(drop))
+}
+
+/// Where chance comes from.
+pub fn seed() -> Result<u64> {
+    match env::var(SEED_VARIABLE) {
+        Ok(seed) => seed.parse().with_context(|| format!("{SEED_VARIABLE} is no number")),
+        Err(_) => Ok(SEED),
+    }
 }
 
 /// TCP sockets of an instance that may yet send something by themselves.
