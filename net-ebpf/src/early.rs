@@ -8,7 +8,7 @@
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
-    helpers::{bpf_xdp_adjust_meta, bpf_xdp_get_buff_len},
+    helpers::bpf_xdp_adjust_meta,
     programs::{TcContext, XdpContext},
 };
 use net_common::{
@@ -51,8 +51,9 @@ impl Frame for Buffer<'_> {
 
     #[inline(always)]
     fn len(&self) -> u32 {
-        // SAFETY: the context that the kernel passed.
-        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as u32 }
+        // The kernel attaches a program without `BPF_F_XDP_HAS_FRAGS` where packets are in one
+        // piece only.
+        (self.0.data_end() - self.0.data()) as u32
     }
 }
 
