@@ -208,7 +208,8 @@ fn events_that_found_the_ring_full_are_said_to_be_lost() {
     // The ring holds a megabyte of them.
     const EVENTS: u16 = 12_000;
     on_a_new_host(|host| {
-        let mut child = host.start(&["--output", "json", "events", "--for", "20", "--kind", "opened"]);
+        let mut child =
+            host.start(&["--output", "json", "events", "--for", "20", "--kind", "opened"]);
         let pid = Pid::from_raw(child.id() as i32);
         wait_for("observer", || is_observed(&host).then_some(()));
         kill(pid, Signal::SIGSTOP).unwrap();
