@@ -1,15 +1,17 @@
-//! The same over IPv6, through the IPv4 underlay.
+//! The same over IPv6, through the IPv4 underlay; and both through an IPv6 underlay.
 
 use std::{
     io::{Read, Write},
-    net::{Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use net_common::{Addr, Counter, NodeState, ProgramCounter};
+use xylem_tests::{daemon, load::transfer, wait::wait_for};
 
-use crate::scene::{Scene, Served};
+use crate::scene::{LIMIT, Scene, Served};
 
 const PORT: u16 = 9600;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,6 +23,74 @@ pub fn tcp_and_udp(scene: &Scene) -> Result<()> {
         datagrams(scene, served).with_context(|| format!("datagrams to {service}"))?;
     }
     Ok(())
+}
+
+/// Nodes that announce IPv6 addresses reach one another by them, with services of both families,
+/// and large packets stay whole.
+pub fn underlay(scene: &Scene) -> Result<()> {
+    let addresses = scene.platform().topology.add_ipv6()?;
+    restart_at(scene, &addresses)?;
+    let checked = check_underlay(scene, &addresses);
+    let v4: Vec<_> = scene.platform().topology.workers.iter().map(|host| host.address).collect();
+    restart_at(scene, &v4)?;
+    checked?;
+    first_connection(scene).context("over IPv4 again")
+}
+
+fn restart_at<A: Copy + Into<IpAddr>>(scene: &Scene, addresses: &[A]) -> Result<()> {
+    for (worker, address) in addresses.iter().enumerate() {
+        let mut platform = scene.platform();
+        platform.workers[worker].net_manager.stop()?;
+        let command = daemon::net_manager(*address, &platform.workers[worker].paths);
+        let name = platform.workers[worker].net_manager.name().to_owned();
+        let process = platform.start_on(&platform.topology.workers[worker], &name, command)?;
+        platform.workers[worker].net_manager = process;
+    }
+    for (worker, address) in addresses.iter().enumerate() {
+        let address: Addr = (*address).into().into();
+        wait_for("the new address", LIMIT, || {
+            let config = scene.maps(worker)?.config()?;
+            ensure!(config.node_addr_like(&address) == address, "{config:?}");
+            // As long as the nodes know one another by it.
+            let peer = scene.maps(1 - worker)?.nodes()?;
+            let is_known = peer.iter().any(|(_, node)| node.addr == address);
+            ensure!(is_known, "{peer:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn check_underlay(scene: &Scene, addresses: &[Ipv6Addr]) -> Result<()> {
+    first_connection(scene)?;
+    let encapsulated = || -> Result<Counter> {
+        let counters = scene.maps(0)?.program_counters()?;
+        let found = counters.iter().find(|(program, _)| *program == ProgramCounter::Encapsulated);
+        Ok(found.context("no such counter")?.1)
+    };
+    let before = encapsulated()?;
+    let received = scene.client.run(|| transfer(scene.far.rr_ip, 256 << 20))?;
+    ensure!(received.unharmed && received.bytes == 256 << 20, "{received:?}");
+    let after = encapsulated()?;
+    let mean = (after.bytes - before.bytes) / (after.packets - before.packets).max(1);
+    ensure!(mean > 10_000, "{mean} bytes a packet: large packets are cut before the tunnel");
+    stream(scene, &scene.far).context("an IPv6 stream")?;
+    for (worker, peer) in [(0, addresses[1]), (1, addresses[0])] {
+        let nodes = scene.maps(worker)?.nodes()?;
+        let is_up = nodes
+            .iter()
+            .any(|(_, node)| node.addr == peer.into() && node.state == NodeState::Up as u32);
+        ensure!(is_up, "{peer} is not up: {nodes:?}");
+    }
+    Ok(())
+}
+
+fn first_connection(scene: &Scene) -> Result<()> {
+    wait_for("a connection", LIMIT, || {
+        let received = scene.client.run(|| transfer(scene.far.rr_ip, 1 << 20))?;
+        ensure!(received.unharmed, "{received:?}");
+        Ok(())
+    })
 }
 
 /// 16 MB there, their number of bytes back; the server's view of its client is an instance IP.

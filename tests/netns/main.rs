@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use scene::Scene;
 use xylem_tests::suite::{self, Check};
 
-const TRIALS: [Check<Scene>; 44] = [
+const TRIALS: [Check<Scene>; 45] = [
     ("tcp_stream_same_node", |scene| traffic::tcp_stream(scene, scene.near.rr_ip)),
     ("tcp_stream_across_nodes", |scene| traffic::tcp_stream(scene, scene.far.rr_ip)),
     ("tcp_requests", traffic::tcp_requests),
@@ -68,6 +68,7 @@ const TRIALS: [Check<Scene>; 44] = [
     ("joined_sockets_need_no_net_manager", socket::without_net_manager),
     ("joined_sockets_end_with_their_instance", socket::instance_removed),
     ("sockets_with_anothers_address_are_not_joined", socket::anothers_address),
+    ("nodes_reach_one_another_over_ipv6", ipv6::underlay),
     ("net_managers_may_die", daemons::net_managers_may_die),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -76,10 +76,10 @@ pub fn cluster(name: &str, address: Ipv4Addr, state: &Path) -> Command {
     command
 }
 
-pub fn net_manager(address: Ipv4Addr, paths: &WorkerPaths) -> Command {
+pub fn net_manager(address: impl Into<IpAddr>, paths: &WorkerPaths) -> Command {
     let mut command = Command::new(program("xylem-net-manager"));
     command.args(["--uplink", UPLINK]);
-    command.arg("--node-address").arg(address.to_string());
+    command.arg("--node-address").arg(address.into().to_string());
     command.arg("--socket").arg(&paths.socket);
     command.arg("--bpffs-root").arg(&paths.bpffs_root);
     command.arg("--state-dir").arg(paths.state.join("net"));

@@ -1,7 +1,7 @@
 //! Links between hosts, and their addresses and routes.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd},
 };
 
@@ -82,15 +82,34 @@ pub async fn set_mtu(netlink: &Handle, ifname: &str, mtu: u32) -> Result<()> {
 /// # Errors
 /// If there is no such interface.
 pub async fn bring_up(netlink: &Handle, ifname: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+    add_address(netlink, ifname, address.into(), prefix).await?;
+    let up = LinkUnspec::new_with_index(index(netlink, ifname).await?).up().build();
+    netlink.link().change(up).execute().await.with_context(|| format!("cannot set {ifname} up"))
+}
+
+/// # Errors
+/// If there is no such interface.
+pub async fn add_address(
+    netlink: &Handle,
+    ifname: &str,
+    address: IpAddr,
+    prefix: u8,
+) -> Result<()> {
     let index = index(netlink, ifname).await?;
     netlink
         .address()
-        .add(index, address.into(), prefix)
+        .add(index, address, prefix)
         .execute()
         .await
-        .with_context(|| format!("cannot give {ifname} the address {address}/{prefix}"))?;
-    let up = LinkUnspec::new_with_index(index).up().build();
-    netlink.link().change(up).execute().await.with_context(|| format!("cannot set {ifname} up"))
+        .with_context(|| format!("cannot give {ifname} the address {address}/{prefix}"))
+}
+
+/// # Errors
+/// If there is such a route.
+pub async fn add_default_route_v6(netlink: &Handle, gateway: Ipv6Addr) -> Result<()> {
+    let route = RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build();
+    let added = netlink.route().add(route).execute().await;
+    added.with_context(|| format!("cannot route to everywhere by {gateway}"))
 }
 
 /// A route by way of `gateway`; to everywhere if the prefix is 0.

@@ -10,7 +10,7 @@
 //! no bridge and no TUN, so a packet seen here takes the path it would take between machines.
 //! A suite that wants a bad line between two workers puts a [`Relay`] into the router meanwhile.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
 
@@ -83,6 +83,32 @@ impl Topology {
     /// If there is no such worker.
     pub fn relay(&self, workers: [usize; 2], seed: u64) -> Result<Relay> {
         Relay::between(&self.router, workers.map(|worker| self.workers[worker].address), seed)
+    }
+
+    /// Gives the workers IPv6 addresses as well, by which they reach one another; the address of
+    /// each.
+    ///
+    /// # Errors
+    /// If the kernel refuses a part.
+    pub fn add_ipv6(&self) -> Result<Vec<Ipv6Addr>> {
+        self.router.set_sysctl("ipv6/conf/all/forwarding", "1")?;
+        let workers = (1..).zip(&self.workers).map(|(number, worker)| {
+            let [at_router, at_host] =
+                [1, 2].map(|end| Ipv6Addr::new(0xfd78, 0x796c, number, 0, 0, 0, 0, end));
+            let line = format!("to-worker{number}");
+            for (netns, ifname) in [(&self.router, line.as_str()), (&worker.netns, UPLINK)] {
+                // Nobody else has the address: it can be used at once.
+                netns.set_sysctl(&format!("ipv6/conf/{ifname}/accept_dad"), "0")?;
+            }
+            self.router
+                .netlink(async |n| link::add_address(&n, &line, at_router.into(), 64).await)?;
+            worker.netns.netlink(async |netlink| {
+                link::add_address(&netlink, UPLINK, at_host.into(), 64).await?;
+                link::add_default_route_v6(&netlink, at_router).await
+            })?;
+            Ok(at_host)
+        });
+        workers.collect()
     }
 
     fn build(prefix: &str, workers: u8, [a, b]: [u8; 2], ifname: Option<&str>) -> Result<Self> {
