@@ -2,10 +2,14 @@
 
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use net_common::{
-    Event, EventKind, MissBudget, Packet, PeerKey, config::features, flow::from_node,
+    Event, EventKind, MissBudget, Packet, PeerKey, ProgramCounter, config::features,
+    flow::from_node,
 };
 
-use crate::maps::{ASKED, CONFIG, EVENTS, MISS_BUDGETS, OBSERVATIONS};
+use crate::{
+    maps::{ASKED, CONFIG, EVENTS, MISS_BUDGETS, OBSERVATIONS},
+    verdict::count,
+};
 
 /// Whether `origin` may cause another event; each kind of origin has its own share, so that none
 /// takes that of the others.
@@ -77,23 +81,24 @@ pub fn observe(packet: &Packet, kind: EventKind, value: u32) {
 
 #[inline(never)]
 fn write_observation(packet: &Packet, kind: u32, value: u32) {
-    if let Some(mut record) = OBSERVATIONS.reserve_bytes(size_of::<Event>(), 0) {
-        // SAFETY: as in `send`; the helper takes no arguments.
-        unsafe {
-            let event = record.as_mut_ptr().cast::<Event>();
-            (*event).kind = kind;
-            (*event).ifindex = 0;
-            (*event).src = packet.src;
-            (*event).dst = packet.dst;
-            (*event).packet_len = packet.len;
-            (*event).value = value;
-            (*event).time_ns = bpf_ktime_get_ns();
-            (*event).sent_ns = 0;
-            (*event).nonce = 0;
-            (*event).sport = packet.sport;
-            (*event).dport = packet.dport;
-            (*event).proto = packet.proto;
-        }
-        record.submit(0);
+    let Some(mut record) = OBSERVATIONS.reserve_bytes(size_of::<Event>(), 0) else {
+        return count(ProgramCounter::EventLost, 0);
+    };
+    // SAFETY: as in `send`; the helper takes no arguments.
+    unsafe {
+        let event = record.as_mut_ptr().cast::<Event>();
+        (*event).kind = kind;
+        (*event).ifindex = 0;
+        (*event).src = packet.src;
+        (*event).dst = packet.dst;
+        (*event).packet_len = packet.len;
+        (*event).value = value;
+        (*event).time_ns = bpf_ktime_get_ns();
+        (*event).sent_ns = 0;
+        (*event).nonce = 0;
+        (*event).sport = packet.sport;
+        (*event).dport = packet.dport;
+        (*event).proto = packet.proto;
     }
+    record.submit(0);
 }

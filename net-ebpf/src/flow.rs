@@ -63,11 +63,24 @@ pub fn is_current(flow: *mut Flow) -> bool {
     instance == 0 || INSTANCES.get(instance).is_some_and(|known| known.generation == generation)
 }
 
-/// Whether a SYN shall not follow this entry: the connection before it on these ports has ended.
+/// Whether a packet shall not follow this entry but open a flow anew: the connection before it on
+/// these ports has ended, or nobody has answered it yet and nobody will, because the node is down.
 #[inline(always)]
 pub fn is_over(flow: *mut Flow, packet: &Packet) -> bool {
     // SAFETY: as in `entry`.
-    packet.is_opening() && !packet.is_error() && unsafe { (*flow).flags } & CLOSING != 0
+    let (flags, node) = unsafe { ((*flow).flags, (*flow).node) };
+    if packet.is_error() {
+        return false;
+    }
+    if packet.is_opening() && flags & CLOSING != 0 {
+        return true;
+    }
+    let may_open = packet.is_opening() || !packet.is_tcp();
+    may_open
+        && flags & (CONFIRMED | REPLY) == 0
+        && node != 0
+        && node != OUTSIDE
+        && up(node).is_err()
 }
 
 /// Removes an entry wherever it is.
@@ -110,7 +123,7 @@ pub fn follow(
             return Err(DropReason::TtlExceeded);
         }
     } else if node != 0 {
-        let known = up(node)?;
+        let known = known(node)?;
         tunnel::check_size(ctx, packet, known)?;
         peer = Some(known);
     } else if key.origin == from_node(OUTSIDE) {
@@ -185,7 +198,15 @@ pub fn account(packet: &Packet, flow: *mut Flow) -> u32 {
     }
 }
 
-/// The node of a flow, as long as it can be reached.
+/// The node of a flow, as long as there is one. What was placed there goes there also while it
+/// seems to be down: that may be over before the flow is, or hold for one direction only.
+#[inline(always)]
+fn known(node: u32) -> Result<&'static Node, DropReason> {
+    let known = NODES.get(node).ok_or(DropReason::NodeDown)?;
+    if known.state == NodeState::Absent as u32 { Err(DropReason::NodeDown) } else { Ok(known) }
+}
+
+/// A node that takes new flows.
 #[inline(always)]
 pub fn up(node: u32) -> Result<&'static Node, DropReason> {
     let known = NODES.get(node).ok_or(DropReason::NodeDown)?;
@@ -211,7 +232,7 @@ pub fn explained(packet: &Packet, node: u32, ifindex: u32) -> Result<Verdict, Dr
         let config = CONFIG.get(0).ok_or(DropReason::NotConfigured)?;
         explain::note(packet, StepKind::Outside, 0, &config.node_addr_like(&packet.dst));
     } else {
-        explain::note(packet, StepKind::Tunnel, node, &up(node)?.addr);
+        explain::note(packet, StepKind::Tunnel, node, &known(node)?.addr);
     }
     Ok(Verdict::Explained)
 }

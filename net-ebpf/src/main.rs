@@ -215,7 +215,7 @@ fn follow(
 #[inline(always)]
 fn try_from_uplink(ctx: &TcContext) -> Result<Verdict, DropReason> {
     if let Some(ifindex) = early::noted(ctx) {
-        count(ProgramCounter::Delivered, ctx.len());
+        count(ProgramCounter::Delivered, ctx.len() - ETH_LEN as u32);
         return Ok(Verdict::Redirect(into_instance(ifindex)));
     }
     let Some(config) = CONFIG.get(0) else { return pass(ctx) };

@@ -188,6 +188,12 @@ impl Model {
         self.servers[entry.server].generation == entry.generation
     }
 
+    /// Whether a packet goes on with no flow that is there: that has ended, or nobody answers.
+    fn opens_anew(&self, line: Line, entry: &Entry, is_opening: bool) -> bool {
+        (is_opening && entry.is_closing)
+            || ((is_opening || !line.is_tcp) && !entry.is_confirmed && !self.nodes[&entry.node])
+    }
+
     /// A packet of the client, and what is counted besides.
     fn ask(&mut self, line: Line, flags: u8, acked: u32) -> (Outcome, Vec<Count>) {
         let is_opening = line.is_tcp && flags == SYN;
@@ -200,7 +206,7 @@ impl Model {
                     return (Err(DropReason::InstanceGone), counts);
                 }
             }
-            Some(entry) if is_opening && entry.is_closing => {
+            Some(entry) if self.opens_anew(line, &entry, is_opening) => {
                 self.asking.remove(&line);
             }
             _ => {}
@@ -218,9 +224,6 @@ impl Model {
             counts.push(Count::Instance(SERVERS[server].id, Direction::New));
         }
         let entry = self.asking.get_mut(&line).expect("placed");
-        if !self.nodes[&entry.node] {
-            return (Err(DropReason::NodeDown), counts);
-        }
         let confirms = !line.is_tcp || flags & 0x16 == ACK;
         let is_looked_at = entry.packets < 8 || entry.packets.is_multiple_of(32);
         let answers = (entry.server, entry.node, line.port, line.is_tcp);
@@ -407,6 +410,7 @@ impl Both<'_> {
         if let (Some(before), Ok((server, _))) = (placed_before, outcome)
             && self.model.is_current(&before)
             && !before.is_closing
+            && (before.is_confirmed || self.model.nodes[&before.node])
         {
             prop_assert_eq!(server, before.server, "a flow stays with its instance");
         }

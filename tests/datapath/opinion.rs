@@ -181,7 +181,7 @@ pub fn check_destination(
         let is_known = nodes.into_iter().any(|node| {
             node != 0 && node != OUTSIDE && {
                 let node = datapath.get_node(node);
-                node.addr == to && node.state == NodeState::Up as u32
+                node.addr == to && node.state != NodeState::Absent as u32
             }
         });
         return if is_known { Ok(()) } else { Err(format!("no flow leads to the node {to}")) };

@@ -2,7 +2,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A count of packets and the bytes of their IP packets (inner ones, where tunnelled).
+/// A count of packets and their bytes: those of the IP packets (inner ones, where tunnelled) for the
+/// traffic of services and instances, and where [`ProgramCounter`] does not say otherwise; those of
+/// whole frames, with the Ethernet header, in the map `drops`.
 #[repr(C)]
 #[derive(
     Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -42,7 +44,7 @@ pub enum ProgramCounter {
     Decapsulated = 2,
     /// Handed to user space until its service is resolved.
     Parked = 3,
-    /// Not ours: left to the kernel's own stack.
+    /// Not ours: left to the kernel's own stack. Bytes of the frame.
     Passed = 4,
     /// Let out to a host outside of the overlay, with the node's address.
     LeftOverlay = 5,
@@ -50,11 +52,12 @@ pub enum ProgramCounter {
     EnteredOverlay = 6,
     /// ICMP errors translated, outer and inner; they are counted where they go as well.
     ErrorTranslated = 7,
-    /// Answered with a TCP RST or an ICMP error; the packet itself is counted as dropped.
+    /// Answered with a TCP RST or an ICMP error; the packet itself is counted as dropped. Bytes of
+    /// the answer's frame.
     Refused = 8,
-    /// Probes of peers sent back.
+    /// Probes of peers sent back. Bytes of the frame.
     ProbeReflected = 9,
-    /// Answers to this node's probes.
+    /// Answers to this node's probes. Bytes of the frame.
     ProbeAnswered = 10,
     /// SYNs whose largest segment was clamped.
     MssClamped = 11,
@@ -65,10 +68,12 @@ pub enum ProgramCounter {
     /// TCP connections that both sides have ended, and whose entries left the flow table with
     /// their last segment.
     FlowClosed = 14,
+    /// Events for people who watch that found their ring full; no bytes.
+    EventLost = 15,
 }
 
 impl ProgramCounter {
-    pub const COUNT: u32 = 15;
+    pub const COUNT: u32 = 16;
 
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::Delivered,
@@ -86,6 +91,7 @@ impl ProgramCounter {
         Self::FlowConfirmed,
         Self::SocketToSocket,
         Self::FlowClosed,
+        Self::EventLost,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -105,6 +111,7 @@ impl ProgramCounter {
             Self::FlowConfirmed => "flow-confirmed",
             Self::SocketToSocket => "socket-to-socket",
             Self::FlowClosed => "flow-closed",
+            Self::EventLost => "event-lost",
         }
     }
 }

@@ -58,7 +58,7 @@ reasons! {
     NoInstance = 11, "no-instance";
     /// Every instance tried already answers the same ports of this client under another service IP.
     PortConflict = 12, "port-conflict";
-    /// The node of the instance is not known or not up.
+    /// The node of the instance is not known, or is down and the flow would be new.
     NodeDown = 13, "node-down";
     /// The flow table refused the entry.
     FlowTableFull = 14, "flow-table-full";

@@ -219,6 +219,9 @@ fn events_that_found_the_ring_full_are_said_to_be_lost() {
         let mut lines = lines(&mut child);
         let lost = lines.next().unwrap();
         assert!(lost.contains(r#""kind":"lost","overruns":1"#), "{lost}");
+        let counters = host.maps.program_counters().unwrap();
+        let counted = counters.iter().find(|(did, _)| *did == ProgramCounter::EventLost).unwrap();
+        assert!((1..u64::from(EVENTS)).contains(&counted.1.packets), "{counted:?}");
         // There is room again, and nothing more is lost.
         host.send_from_client(&syn(WEB_RR, 40_001));
         let opened = lines.next().unwrap();
