@@ -104,7 +104,7 @@ fn try_from_instance(ctx: &TcContext) -> Result<Verdict, DropReason> {
         ETH_P_ARP => return pass_or_explain(ctx),
         _ => return Err(DropReason::UnsupportedFamily),
     };
-    packet::pull_headers(ctx);
+    packet::pull_headers(ctx, ETH_LEN);
     if !is_v4 && is_link_multicast(&Skb(ctx)) {
         // What every IPv6 stack says on its link by itself (RFC 3810), and nobody here listens to.
         return pass_or_explain(ctx);
@@ -141,7 +141,7 @@ fn try_from_parked(ctx: &TcContext, ifindex: &mut u32) -> Result<Verdict, DropRe
         ETH_P_IPV6 => false,
         _ => return Err(DropReason::UnsupportedFamily),
     };
-    packet::pull_headers(ctx);
+    packet::pull_headers(ctx, ETH_LEN);
     // The ports of a first fragment were kept when it was parked.
     let origin = match source(ctx, is_v4) {
         Some(source) => local_instance(&source)?.ifindex,
@@ -224,7 +224,7 @@ fn try_from_uplink(ctx: &TcContext) -> Result<Verdict, DropReason> {
         ETH_P_IPV6 if !config.node_addr_v6.is_unspecified() => false,
         _ => return pass(ctx),
     };
-    packet::pull_headers(ctx);
+    packet::pull_tunnelled_headers(ctx, is_v4);
     let arrival = if is_v4 { arrived(ctx, config)? } else { arrived_v6(ctx, config)? };
     match arrival {
         Arrival::Tunnelled { is_v4, peer } => from_tunnel(ctx, is_v4, peer),

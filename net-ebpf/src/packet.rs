@@ -4,7 +4,10 @@ use aya_ebpf::{helpers::bpf_skb_pull_data, programs::TcContext};
 use net_common::{
     DropReason, FlowKey, FragmentKey, FragmentPorts, Packet,
     explain::DRY_RUN_MARK,
-    packet::{self, ETH_LEN, Fragment, Frame, TUNNEL_LEN_V6},
+    packet::{
+        self, ETH_LEN, Fragment, Frame, IPV4_LEN, IPV6_LEN, Ipv4Header, Ipv6Header, TCP,
+        TUNNEL_LEN, TUNNEL_LEN_V6, UDP, UDP_LEN,
+    },
 };
 
 use crate::maps::{FRAGMENTS, KEYS, PACKET};
@@ -42,15 +45,73 @@ pub fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
     Skb(ctx).read(offset)
 }
 
-/// Makes the headers directly readable: a buffer may hold its first bytes elsewhere.
+/// Makes the headers of the packet at `l3` directly readable: a buffer may hold its first bytes
+/// elsewhere.
+///
+/// What is most common needs no more than the headers that the sender's stack has put in front of
+/// its data. To pull more would copy the head of every TCP segment, which its socket keeps a
+/// clone of, and receivers could not join such segments any more.
 #[inline(always)]
-pub fn pull_headers(ctx: &TcContext) {
+pub fn pull_headers(ctx: &TcContext, l3: usize) {
+    if plain_transport(ctx, l3).is_none() {
+        pull_all(ctx);
+    }
+}
+
+/// As [`pull_headers`], of a packet that may be inside a tunnel packet.
+#[inline(always)]
+pub fn pull_tunnelled_headers(ctx: &TcContext, is_v4: bool) {
+    let tunnel_len = if is_v4 { TUNNEL_LEN } else { TUNNEL_LEN_V6 };
+    let is_readable = match plain_transport(ctx, ETH_LEN) {
+        Some(UDP) => plain_transport(ctx, ETH_LEN + tunnel_len).is_some(),
+        proto => proto.is_some(),
+    };
+    if !is_readable {
+        pull_all(ctx);
+    }
+}
+
+#[inline(always)]
+fn pull_all(ctx: &TcContext) {
     let wanted = if ctx.len() < HEADERS_LEN { ctx.len() } else { HEADERS_LEN };
     if ctx.data() + wanted as usize > ctx.data_end() {
         // SAFETY: `skb` is the context that the kernel passed. A failure shows as a short packet.
         unsafe { bpf_skb_pull_data(ctx.skb.skb, wanted) };
     }
 }
+
+/// TCP or UDP, where the packet has that and no options in front of it, and all that is read of it
+/// can be: of a SYN, also the options behind.
+#[inline(always)]
+fn plain_transport(ctx: &TcContext, l3: usize) -> Option<u8> {
+    let header = at::<Ipv4Header>(ctx, l3)?;
+    // SAFETY: inside the packet and aligned, as `at` says.
+    let (version_ihl, v4_proto) = unsafe { ((*header).version_ihl, (*header).proto) };
+    let (proto, l4) = if version_ihl == 0x45 {
+        (v4_proto, l3 + IPV4_LEN)
+    } else if version_ihl >> 4 == 6 {
+        let header = at::<Ipv6Header>(ctx, l3)?;
+        // SAFETY: as above.
+        (unsafe { (*header).next_header }, l3 + IPV6_LEN)
+    } else {
+        return None;
+    };
+    match proto {
+        TCP => {
+            let header = at::<[u8; TCP_LEN]>(ctx, l4)?;
+            // SAFETY: as above.
+            let flags = unsafe { (*header)[TCP_FLAGS] };
+            (flags & TCP_SYN == 0).then_some(TCP)
+        }
+        UDP => at::<[u8; UDP_LEN]>(ctx, l4).map(|_| UDP),
+        _ => None,
+    }
+}
+
+/// A TCP header without options, and where its flags stand.
+const TCP_LEN: usize = 20;
+const TCP_FLAGS: usize = 13;
+const TCP_SYN: u8 = 0x02;
 
 /// Parses the IP packet at `l3`, of the version that its first byte says; whoever calls has
 /// called [`pull_headers`]. A later fragment gets the ports of the first, which entered at

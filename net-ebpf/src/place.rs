@@ -337,7 +337,8 @@ pub fn put(
     // helper takes no arguments.
     unsafe {
         let now = bpf_ktime_get_coarse_ns();
-        (*entry).packets = 0;
+        // Volatile, or the two become a loop over their bytes.
+        (&raw mut (*entry).packets).write_volatile(0);
         (*entry).bytes = 0;
         (*entry).created_ns = now;
         (*entry).last_seen_ns = now;
@@ -352,7 +353,7 @@ pub fn put(
         (*entry).instance = owner.instance;
         (*entry).generation = owner.generation;
         (*entry).flags = owner.flags;
-        (*entry).fin_end = 0;
+        (&raw mut (*entry).fin_end).write_volatile(0);
         (*entry).acked = 0;
         let entry: &Flow = &*entry;
         OPENING.insert(key, entry, u64::from(flags)).map_err(|_| DropReason::FlowTableFull)

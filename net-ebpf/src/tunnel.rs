@@ -115,9 +115,13 @@ pub fn send(ctx: &TcContext, packet: &Packet, peer: &Node) -> Result<Verdict, Dr
     count(ProgramCounter::Encapsulated, packet.len);
     let action = if is_neighbour_known {
         let macs = packet::at::<[u16; 6]>(ctx, 0).ok_or(DropReason::RewriteFailed)?;
+        // One by one: as a whole they would be copied byte by byte.
+        let [a, b, c, d, e, f] = peer.macs;
         // SAFETY: inside the packet and aligned, as `at` says; a helper call without pointers.
         unsafe {
-            *macs = peer.macs;
+            let [to_a, to_b, to_c, to_d, to_e, to_f] = &mut *macs;
+            (*to_a, *to_b, *to_c) = (a, b, c);
+            (*to_d, *to_e, *to_f) = (d, e, f);
             bpf_redirect(config.uplink_ifindex, 0)
         }
     } else {
