@@ -186,3 +186,9 @@ fn fragment_key(packet: &Packet, origin: u32) -> FragmentKey {
         proto: packet.proto,
     }
 }
+
+#[inline(always)]
+pub fn ethertype(ctx: &TcContext) -> u16 {
+    // SAFETY: a field of the context that the kernel passed.
+    u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16)
+}

@@ -129,7 +129,7 @@ impl Node {
             service_mask_v4: word(self.service_net.netmask()),
             service_net_v6: u32::from_ne_bytes(SERVICE_NET_V6),
             service_mask_v6: u32::from_ne_bytes(SERVICE_MASK_V6),
-            features: kernel::version::features(),
+            features: kernel::features::supported(),
             namespace_net_v4: u32::from_ne_bytes(NAMESPACE_NET_V4),
             namespace_mask_v4: u32::from_ne_bytes(NAMESPACE_MASK_V4),
             masquerade_first: self.masquerade.map_or(0, |ports| ports.first()),

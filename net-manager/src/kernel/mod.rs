@@ -17,5 +17,5 @@ pub mod reserve;
 pub mod socket;
 pub mod sweep;
 pub mod uplink;
-pub mod version;
+pub mod features;
 pub mod veth;

@@ -5,7 +5,7 @@ use net_probe::Support;
 use tracing::warn;
 
 /// Bits of [`net_common::Config::features`], found by trying.
-pub fn features() -> u32 {
+pub fn supported() -> u32 {
     of(&net_probe::l4_checksum_ipv6())
 }
 
