@@ -47,8 +47,8 @@ fn note(packet: &Packet, key: &FlowKey, flow: *mut Flow, sequence: u32, acknowle
     }
     let Some(keys) = KEYS.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's own element, of which `key` is the other half.
-    let other_key = unsafe { &mut (*keys).answers };
-    let Some(other) = other_half(packet, key, flow, other_key) else { return };
+    let room = unsafe { &mut (*keys).answers };
+    let Some((other_key, other)) = other_half(packet, key, flow, room) else { return };
     // SAFETY: as in `flow::entry`.
     let (flow, other) = unsafe { (&*flow, &*other) };
     // The ports may be another connection's by now.
@@ -62,32 +62,37 @@ fn note(packet: &Packet, key: &FlowKey, flow: *mut Flow, sequence: u32, acknowle
     };
     if is_same && is_over && FLOWS.remove(key).is_ok() {
         // What is not there need not be removed.
-        let _ = FLOWS.remove(&*other_key);
+        let _ = FLOWS.remove(other_key);
         count(ProgramCounter::FlowClosed, packet.len);
     }
 }
 
-/// The entry of the other direction, and its key.
+/// The key of the other direction, put together in `room`, and its entry.
 #[inline(always)]
-fn other_half(
+fn other_half<'a>(
     packet: &Packet,
     key: &FlowKey,
     flow: *mut Flow,
-    other: &mut FlowKey,
-) -> Option<*mut Flow> {
+    room: &'a mut FlowKey,
+) -> Option<(&'a FlowKey, *mut Flow)> {
     // SAFETY: as in `flow::entry`.
     let flow = unsafe { &*flow };
-    if flow.flags & REPLY == 0 {
-        *other = flow.answers_key(key, flow::answering(packet, flow)?);
-        return FLOWS.get_ptr_mut(&*other);
+    *room = if flow.flags & REPLY == 0 {
+        flow.answers_key(key, flow::answering(packet, flow)?)
+    } else {
+        flow.questions_key(key)
+    };
+    if let Some(other) = at(room) {
+        return Some((room, other));
     }
-    *other = flow.questions_key(key);
-    if let Some(asked) = FLOWS.get_ptr_mut(&*other) {
-        return Some(asked);
-    }
-    if flow.node == 0 || flow.node == OUTSIDE {
+    if flow.flags & REPLY == 0 || flow.node == 0 || flow.node == OUTSIDE {
         return None;
     }
-    other.local = key.local;
-    FLOWS.get_ptr_mut(&*other)
+    room.local = key.local;
+    at(room).map(|other| (&*room, other))
+}
+
+#[inline(always)]
+fn at(key: &FlowKey) -> Option<*mut Flow> {
+    FLOWS.get_ptr_mut(key)
 }

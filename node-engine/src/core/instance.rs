@@ -2,7 +2,7 @@
 //!
 //! [`step`] is the only place where an instance changes phase. It does no I/O and reads no clock,
 //! so that every interleaving of commands, failures and restarts can be tested. What is reported
-//! ([`status`]) and what is written down ([`record`]) are functions of the phase: neither can
+//! ([`status`]) and what is written down ([`mod@record`]) are functions of the phase: neither can
 //! contradict it or be forgotten.
 //!
 //! Invariant: at most one operation ([`Effect`] with an answering [`Event`]) is under way, and
