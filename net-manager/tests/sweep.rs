@@ -3,27 +3,21 @@
 mod support;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
 use aya::maps::{HashMap, Map, MapData};
-use net_common::{
-    Addr, Flow, FlowKey, Instance,
-    flow::{OUTSIDE, flags, from_node},
-};
+use net_common::{Flow, FlowKey, Instance, flow::flags};
 use net_manager::{
-    core::expiry::{
-        Timeouts,
-        pace::{Pace, Seen},
-    },
+    core::expiry::pace::{Pace, Seen},
     kernel::{
         clock,
         sweep::{Stop, SweepError, sweep},
     },
 };
 use net_maps::FlowTable;
-use support::{NODE_ADDRESS, cluster::Cluster, on_a_new_host, process::Process, wait_for};
+use support::{cluster::Cluster, crowd::fill, on_a_new_host, process::Process, wait_for};
 
 const WEB: &str = "shop.prod.web.prod";
 
@@ -76,86 +70,6 @@ fn ended_flows_are_removed_and_living_ones_stay() {
         .await;
         manager.stop().await;
     });
-}
-
-/// Flows to a host outside, both entries each, last seen then.
-fn fill(host: &support::Host, flows: u32, last_seen_ns: u64) {
-    let mut maps = host.maps();
-    let (client, node) = (Addr::from(Ipv4Addr::new(10, 18, 0, 66)), Addr::from(NODE_ADDRESS));
-    for n in 0..flows {
-        let remote = Addr::from(Ipv4Addr::from(0x0b00_0000 + n / 4));
-        let port = 1000 + (n % 4) as u16;
-        let key = |local, origin| FlowKey {
-            local,
-            remote,
-            local_port: port.to_be(),
-            remote_port: 443_u16.to_be(),
-            origin,
-            proto: 6,
-        };
-        let common = Flow { last_seen_ns, flags: flags::CONFIRMED, ..Flow::default() };
-        let (sport, dport) = (port.to_be(), 443_u16.to_be());
-        let there = Flow { src: node, dst: remote, sport, dport, node: OUTSIDE, ..common };
-        let back = Flow {
-            src: remote,
-            dst: client,
-            sport: dport,
-            dport: sport,
-            ifindex: 7,
-            flags: common.flags | flags::REPLY,
-            ..common
-        };
-        maps.set_flow(&key(client, 7), &there).unwrap();
-        maps.set_flow(&key(node, from_node(OUTSIDE)), &back).unwrap();
-    }
-}
-
-async fn sweep_a_crowd(host: support::Host, flows: u32) {
-    let mut config = host.config();
-    config.map_sizes.flows = flows * 2 + 4096;
-    host.start_with(config.clone()).await.stop().await;
-    let now = clock::now().as_nanos() as u64;
-    fill(&host, flows, now);
-    let entries = flows as usize * 2;
-
-    let memory = || {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
-    };
-    std::fs::write("/proc/self/clear_refs", "5").unwrap();
-    let before = memory();
-    let seen = |removed| Some(Seen { entries, removed });
-    let calm = Pace::new(seen(0), config.map_sizes.flows);
-    let swept = sweep(&host.bpffs(), &config.timeouts, &calm, &Stop::default()).unwrap();
-    // The kernel's account of it lags behind a little, in either direction.
-    let more = memory().saturating_sub(before);
-    eprintln!("{entries} that live: took {:?}, worked {:?}, {more} KB", swept.took, swept.worked);
-    assert_eq!((swept.entries, swept.removed, swept.established), (entries, 0, entries));
-    assert!(more < 16 * 1024, "{more} KB more at the highest");
-    let least = Duration::from_secs(entries as u64 / 30_000);
-    assert!(swept.took > least, "{:?}: it takes the CPU from others", swept.took);
-
-    let timeouts = Timeouts { tcp: Duration::ZERO, ..config.timeouts };
-    let busy = Pace::new(seen(entries), config.map_sizes.flows);
-    let swept = sweep(&host.bpffs(), &timeouts, &busy, &Stop::default()).unwrap();
-    // The kernel's account of it lags behind a little, in either direction.
-    let more = memory().saturating_sub(before);
-    eprintln!("{entries} that ended: took {:?}, worked {:?}, {more} KB", swept.took, swept.worked);
-    assert_eq!((swept.removed, swept.established), (entries, 0));
-    assert_eq!(host.maps().flows().unwrap().len(), 0);
-    assert!(more < 16 * 1024, "{more} KB more at the highest");
-}
-
-#[test]
-fn a_crowd_of_flows_is_looked_at_in_passing() {
-    on_a_new_host(|host| sweep_a_crowd(host, 20_000));
-}
-
-#[test]
-#[ignore = "takes 700 MB of kernel memory and two minutes; prints time and memory"]
-fn a_million_flows_are_looked_at_in_passing() {
-    on_a_new_host(|host| sweep_a_crowd(host, 1_000_000));
 }
 
 #[test]

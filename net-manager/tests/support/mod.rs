@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 pub mod cluster;
+pub mod crowd;
 pub mod daemon;
 pub mod http;
 pub mod peer;

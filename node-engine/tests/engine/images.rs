@@ -391,7 +391,12 @@ async fn an_image_that_cannot_be_had_fails_the_instance_with_the_cause_and_leave
 
 #[tokio::test]
 async fn a_full_disk_is_named_and_leaves_nothing() {
-    use nix::mount::{MsFlags, mount, umount};
+    use std::time::{Duration, Instant};
+
+    use nix::{
+        errno::Errno,
+        mount::{MsFlags, mount, umount},
+    };
     let store = Store::prepared(|folder| {
         let size = Some("size=1m");
         mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), size).unwrap();
@@ -405,7 +410,12 @@ async fn a_full_disk_is_named_and_leaves_nothing() {
     let layout = Layout::of(&small(vec![Layer::default().file("big", 0o644, &noise)]));
     let error = store.error(&layout.name()).await;
     let left = store.names("tmp").len() + store.names("blobs").len();
-    umount(store.folder.path()).unwrap();
+    // A file that was not written to its end is closed a moment later, by a thread of its own.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = umount(store.folder.path()) {
+        assert!(error == Errno::EBUSY && Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     assert!(error.contains("No space left on device"), "{error}");
     assert_eq!(left, 2, "only the manifest and the configuration");
 }
